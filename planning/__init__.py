@@ -1,0 +1,1 @@
+"""colaworld.planning"""
