@@ -1,0 +1,52 @@
+"""Cross-entropy method: refit the Gaussian to the cheapest candidates. Defaults are VP2's (200 samples, 3 iterations, 5 % elites)."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from torch import Tensor
+
+from colaworld.planning.distributions import Gaussian
+from colaworld.planning.search import check_budget
+
+
+@dataclass(frozen=True, kw_only=True)
+class CEM:
+    """Config and rule. ``keep`` is how much of the old mean and variance stays (VP2's alpha, 0); ``min_std`` keeps the search alive.
+
+    Raises ValueError for an empty budget or shares outside their range.
+    """
+
+    samples: int = 200
+    iterations: int = 3
+    elite_fraction: float = 0.05
+    keep: float = 0.0
+    min_std: float = 0.0
+    returns: Literal["best", "mean"] = "best"
+
+    def __post_init__(self) -> None:
+        check_budget(self.samples, self.iterations)
+        if not 0 < self.elite_fraction <= 1:
+            raise ValueError(f"elite_fraction must lie in (0, 1], got {self.elite_fraction}")
+        if not 0 <= self.keep < 1:
+            raise ValueError(f"keep must lie in [0, 1), got {self.keep}")
+        if self.min_std < 0:
+            raise ValueError(f"min_std must be 0 or more, got {self.min_std}")
+
+    @property
+    def elites(self) -> int:
+        """How many candidates are refitted to: the fraction rounded, at least two (one would collapse the spread), at most all."""
+        return min(self.samples, max(2, round(self.elite_fraction * self.samples)))
+
+    def update(self, distribution: Gaussian, actions: Tensor, costs: Tensor) -> Gaussian:
+        """Mean and standard deviation of the elites of ``actions (S, H, A)``; rejected (infinite) candidates are never elites."""
+        elites = actions[elite_indices(costs, self.elites)]
+        mean = self.keep * distribution.mean + (1 - self.keep) * elites.mean(dim=0)
+        variance = self.keep * distribution.std**2 + (1 - self.keep) * elites.var(dim=0, unbiased=False)
+        floor = distribution.std.clamp(max=self.min_std)  # a dimension that was fixed (std 0) stays fixed
+        return replace(distribution, mean=mean, std=variance.sqrt().maximum(floor))
+
+
+def elite_indices(costs: Tensor, count: int) -> Tensor:
+    """Indices of the ``count`` lowest of ``costs (S,)``, cheapest first, without infinite ones; ties go to the earlier candidate."""
+    order = costs.argsort(stable=True)[:count]
+    return order[costs[order].isfinite()]

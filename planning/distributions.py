@@ -1,0 +1,119 @@
+"""Gaussian over action sequences ``(H, A)``, clamped to per-dimension bounds, with VP2's temporally correlated noise.
+
+Noise as in VP2's ``CorrelatedNoiseSampler``: ``n_0 = std_0 u_0`` and ``n_t = beta n_{t-1} + (1 - beta) std_t u_t``, with ``u`` standard
+normal. With beta > 0 its standard deviation shrinks along the horizon (to ``sqrt((1 - beta) / (1 + beta))`` of ``std``), as it does there.
+Distributions over anything else (a categorical over codes) fit the same door, ``protocols.Distribution``.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from einops import repeat
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Gaussian:
+    """Independent normals around ``mean (H, A)`` with ``std (H, A)``, clamped to ``low (A,)`` and ``high (A,)``.
+
+    A dimension with ``std`` 0 is held fixed. Device and dtype are the tensors'. Raises ValueError for shapes that disagree,
+    reversed bounds, a negative ``std`` or a ``beta`` outside [0, 1).
+    """
+
+    mean: Tensor
+    std: Tensor
+    low: Tensor
+    high: Tensor
+    beta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.mean.ndim != 2 or self.std.shape != self.mean.shape:
+            raise ValueError(f"mean and std must both be (H, A), got {tuple(self.mean.shape)} and {tuple(self.std.shape)}")
+        width = self.mean.shape[1:]
+        if self.low.shape != width or self.high.shape != width:
+            raise ValueError(
+                f"low and high must be (A,) = {tuple(width)}, got {tuple(self.low.shape)} and {tuple(self.high.shape)}"
+            )
+        check_bounds(self.low.tolist(), self.high.tolist())
+        if not bool((self.std >= 0).all()):
+            raise ValueError(f"std must be 0 or more everywhere, got {self.std.min().item()}")
+        if not 0 <= self.beta < 1:
+            raise ValueError(f"beta (noise correlation) must lie in [0, 1), got {self.beta}")
+
+    @property
+    def horizon(self) -> int:
+        """H."""
+        return self.mean.shape[0]
+
+    def clamp(self, actions: Tensor) -> Tensor:
+        """``(..., A)`` moved inside the bounds."""
+        return actions.clamp(self.low, self.high)
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """``(count, H, A)`` inside the bounds; ``generator`` lives on the device of ``mean``."""
+        shape = (count, *self.mean.shape)
+        noise = torch.randn(shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype) * self.std
+        return self.clamp(self.mean + correlate(noise, self.beta))
+
+    def mode(self) -> Tensor:
+        """``(H, A)``: the mean, inside the bounds."""
+        return self.clamp(self.mean)
+
+    def spread(self) -> float:
+        """Mean of ``std``."""
+        return self.std.mean().item()
+
+    def recentred(self, actions: Tensor) -> Self:
+        """The same ``std`` around ``actions (H, A)``."""
+        return replace(self, mean=actions.to(self.mean))
+
+
+def correlate(noise: Tensor, beta: float) -> Tensor:
+    """VP2's filter along time: ``n_t = beta n_{t-1} + (1 - beta) noise_t``; ``noise (S, H, A)``, same shape out."""
+    if beta == 0:
+        return noise
+    filtered = [noise[:, 0]]
+    for step in range(1, noise.shape[1]):
+        filtered.append(beta * filtered[-1] + (1 - beta) * noise[:, step])
+    return torch.stack(filtered, dim=1)
+
+
+def check_bounds(low: list[float], high: list[float]) -> None:
+    """Raise ValueError naming the first dimension whose bounds are reversed or not finite."""
+    for index, (lowest, highest) in enumerate(zip(low, high, strict=True)):
+        if not (math.isfinite(lowest) and math.isfinite(highest) and lowest <= highest):
+            raise ValueError(f"action bounds of dimension {index} must be finite with low <= high, got [{lowest}, {highest}]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionPrior:
+    """What is believed of a single action before planning; ``gaussian(horizon)`` repeats it over time.
+
+    All four tuples have length A. Raises ValueError for lengths that disagree or anything ``Gaussian`` refuses.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    beta: float = 0.0
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(getattr(self, name)) for name in ("mean", "std", "low", "high")}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"mean, std, low and high of an action prior must have one length, got {lengths}")
+        self.gaussian(1)
+
+    def gaussian(self, horizon: int) -> Gaussian:
+        """``Gaussian`` over ``(horizon, A)``, float32 on the CPU."""
+        if horizon < 1:
+            raise ValueError(f"horizon must be 1 or more, got {horizon}")
+        return Gaussian(
+            mean=repeat(torch.tensor(self.mean, dtype=torch.float32), "a -> h a", h=horizon),
+            std=repeat(torch.tensor(self.std, dtype=torch.float32), "a -> h a", h=horizon),
+            low=torch.tensor(self.low, dtype=torch.float32),
+            high=torch.tensor(self.high, dtype=torch.float32),
+            beta=self.beta,
+        )
