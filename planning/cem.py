@@ -1,4 +1,6 @@
-"""Cross-entropy method: refit the Gaussian to the cheapest candidates. Defaults are VP2's (200 samples, 3 iterations, 5 % elites)."""
+"""Cross-entropy method: refit the Gaussian to the cheapest candidates. Defaults are VP2's (200 samples, 3 iterations,
+5 % elites).
+"""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -11,7 +13,8 @@ from colaworld.planning.search import check_budget
 
 @dataclass(frozen=True, kw_only=True)
 class CEM:
-    """Config and rule. ``keep`` is how much of the old mean and variance stays (VP2's alpha, 0); ``min_std`` keeps the search alive.
+    """Config and rule. ``keep`` is how much of the old mean and variance stays (VP2's alpha, 0); ``min_std`` keeps
+    the search alive.
 
     Raises ValueError for an empty budget or shares outside their range.
     """
@@ -34,11 +37,15 @@ class CEM:
 
     @property
     def elites(self) -> int:
-        """How many candidates are refitted to: the fraction rounded, at least two (one would collapse the spread), at most all."""
+        """How many candidates are refitted to: the fraction rounded, at least two (one would collapse the spread), at
+        most all.
+        """
         return min(self.samples, max(2, round(self.elite_fraction * self.samples)))
 
     def update(self, distribution: Gaussian, actions: Tensor, costs: Tensor) -> Gaussian:
-        """Mean and standard deviation of the elites of ``actions (S, H, A)``; rejected (infinite) candidates are never elites."""
+        """Mean and standard deviation of the elites of ``actions (S, H, A)``; rejected (infinite) candidates are
+        never elites.
+        """
         elites = actions[elite_indices(costs, self.elites)]
         mean = self.keep * distribution.mean + (1 - self.keep) * elites.mean(dim=0)
         variance = self.keep * distribution.std**2 + (1 - self.keep) * elites.var(dim=0, unbiased=False)
@@ -47,6 +54,8 @@ class CEM:
 
 
 def elite_indices(costs: Tensor, count: int) -> Tensor:
-    """Indices of the ``count`` lowest of ``costs (S,)``, cheapest first, without infinite ones; ties go to the earlier candidate."""
+    """Indices of the ``count`` lowest of ``costs (S,)``, cheapest first, without infinite ones; ties go to the
+    earlier candidate.
+    """
     order = costs.argsort(stable=True)[:count]
     return order[costs[order].isfinite()]

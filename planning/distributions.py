@@ -1,8 +1,9 @@
 """Gaussian over action sequences ``(H, A)``, clamped to per-dimension bounds, with VP2's temporally correlated noise.
 
-Noise as in VP2's ``CorrelatedNoiseSampler``: ``n_0 = std_0 u_0`` and ``n_t = beta n_{t-1} + (1 - beta) std_t u_t``, with ``u`` standard
-normal. With beta > 0 its standard deviation shrinks along the horizon (to ``sqrt((1 - beta) / (1 + beta))`` of ``std``), as it does there.
-Distributions over anything else (a categorical over codes) fit the same door, ``protocols.Distribution``.
+Noise as in VP2's ``CorrelatedNoiseSampler``: ``n_0 = std_0 u_0`` and ``n_t = beta n_{t-1} + (1 - beta) std_t u_t``,
+with ``u`` standard normal. With beta > 0 its standard deviation shrinks along the horizon (to ``sqrt((1 - beta) / (1
++ beta))`` of ``std``), as it does there. Distributions over anything else (a categorical over codes) fit the same
+door, ``protocols.Distribution``.
 """
 
 import math
@@ -18,8 +19,8 @@ from torch import Tensor
 class Gaussian:
     """Independent normals around ``mean (H, A)`` with ``std (H, A)``, clamped to ``low (A,)`` and ``high (A,)``.
 
-    A dimension with ``std`` 0 is held fixed. Device and dtype are the tensors'. Raises ValueError for shapes that disagree,
-    reversed bounds, a negative ``std`` or a ``beta`` outside [0, 1).
+    A dimension with ``std`` 0 is held fixed. Device and dtype are the tensors'. Raises ValueError for shapes that
+    disagree, reversed bounds, a negative ``std`` or a ``beta`` outside [0, 1).
     """
 
     mean: Tensor
@@ -30,7 +31,8 @@ class Gaussian:
 
     def __post_init__(self) -> None:
         if self.mean.ndim != 2 or self.std.shape != self.mean.shape:
-            raise ValueError(f"mean and std must both be (H, A), got {tuple(self.mean.shape)} and {tuple(self.std.shape)}")
+            shapes = f"{tuple(self.mean.shape)} and {tuple(self.std.shape)}"
+            raise ValueError(f"mean and std must both be (H, A), got {shapes}")
         width = self.mean.shape[1:]
         if self.low.shape != width or self.high.shape != width:
             raise ValueError(
@@ -84,7 +86,7 @@ def check_bounds(low: list[float], high: list[float]) -> None:
     """Raise ValueError naming the first dimension whose bounds are reversed or not finite."""
     for index, (lowest, highest) in enumerate(zip(low, high, strict=True)):
         if not (math.isfinite(lowest) and math.isfinite(highest) and lowest <= highest):
-            raise ValueError(f"action bounds of dimension {index} must be finite with low <= high, got [{lowest}, {highest}]")
+            raise ValueError(f"action bounds {index} must be finite with low <= high, got [{lowest}, {highest}]")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,11 @@ from colaworld.planning.protocols import CostFn, Objective, World
 def imagined_cost(
     world: World, objective: Objective, state: Any, target: Any, generator: torch.Generator | None = None
 ) -> CostFn:
-    """The cost of imagining ``actions (S, H, A)`` from ``state`` (``world.start``) towards ``target`` (``objective.target``).
+    """The cost of imagining ``actions (S, H, A)`` from ``state`` (``world.start``) towards ``target``
+    (``objective.target``).
 
-    ``generator`` feeds a world that samples; a deterministic one ignores it. The returned function raises ValueError for a
-    horizon beyond ``world.max_horizon`` or actions of another width.
+    ``generator`` feeds a world that samples; a deterministic one ignores it. The returned function raises ValueError
+    for a horizon beyond ``world.max_horizon`` or actions of another width.
     """
 
     def cost(actions: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Receding-horizon control: a planner and a world become ``act(frame) -> action``.
 
-As VP2: the first actions of an episode are zero until the world has its context frames; then each step plans H actions, executes the first,
-and the rest, shifted and padded with its last action, is the middle of the next search.
+As VP2: the first actions of an episode are zero until the world has its context frames; then each step plans H
+actions, executes the first, and the rest, shifted and padded with its last action, is the middle of the next search.
 """
 
 import time
@@ -18,7 +18,8 @@ from colaworld.planning.search import Plan, search
 
 @dataclass(frozen=True, kw_only=True)
 class MPCConfig:
-    """``replan_every`` executed actions per plan; ``episode_steps`` lets the horizon shrink to what is left (None: it never does).
+    """``replan_every`` executed actions per plan; ``episode_steps`` lets the horizon shrink to what is left (None: it
+    never does).
 
     Raises ValueError for counts below 1 or a ``replan_every`` beyond the horizon.
     """
@@ -41,17 +42,23 @@ class MPCConfig:
 class MPC:
     """Plans towards a goal frame, one frame at a time.
 
-    ``prior`` is the first search's distribution of every action (and its bounds). Raises ValueError when the horizon is beyond the
-    world's or the prior's width is not the world's ``action_dim``.
+    ``prior`` is the first search's distribution of every action (and its bounds). Raises ValueError when the horizon
+    is beyond the world's or the prior's width is not the world's ``action_dim``.
     """
 
     def __init__(
-        self, world: World, planner: Planner, objective: Objective, *, prior: ActionPrior, config: MPCConfig = MPCConfig()
+        self,
+        world: World,
+        planner: Planner,
+        objective: Objective,
+        *,
+        prior: ActionPrior,
+        config: MPCConfig = MPCConfig(),
     ) -> None:
         if config.horizon > world.max_horizon:
             raise ValueError(f"a horizon of {config.horizon} steps is beyond the world's {world.max_horizon}")
         if len(prior.mean) != world.action_dim:
-            raise ValueError(f"the action prior has {len(prior.mean)} dimensions, the world's actions {world.action_dim}")
+            raise ValueError(f"the action prior has {len(prior.mean)} dimensions, the world {world.action_dim}")
         self.world, self.planner, self.objective = world, planner, objective
         self.prior, self.config = prior, config
         self.last_plan: Plan | None = None
@@ -77,7 +84,9 @@ class MPC:
 
     @torch.no_grad()
     def act(self, frame: Tensor) -> Tensor:
-        """The action ``(A,)`` to take on seeing ``frame`` uint8 ``(3, height, width)``; raises ValueError before ``reset``."""
+        """The action ``(A,)`` to take on seeing ``frame`` uint8 ``(3, height, width)``; raises ValueError before
+        ``reset``.
+        """
         if self._goal is None:
             raise ValueError("reset(goal, seed) comes before act(frame)")
         if frame.dtype != torch.uint8 or frame.shape != self._goal.shape:
@@ -105,9 +114,7 @@ class MPC:
         if self.config.warm_start and self.last_plan is not None:
             shifted = shift(self.last_plan.actions, self.config.replan_every)
             distribution = distribution.recentred(shifted[: distribution.horizon])
-        plan = search(
-            cost, distribution, self.planner, generator=self._sampling, max_batch=self.config.max_batch
-        )
+        plan = search(cost, distribution, self.planner, generator=self._sampling, max_batch=self.config.max_batch)
         imagined = self.world.imagine(state, plan.actions[None], self._imagining)[0]
         return replace(plan, imagined=imagined, seconds=time.perf_counter() - begun)
 

@@ -1,7 +1,8 @@
 """Model-predictive path integral control: the new mean is the candidates' mean weighted by ``exp(-gamma cost)``.
 
-Defaults are VP2's (200 samples, 1 iteration, gamma 0.05; the correlated noise, beta 0.5, belongs to the distribution). VP2's gamma fits its
-summed squared pixel error; ``normalise`` divides costs by their standard deviation first, so that one gamma serves any objective.
+Defaults are VP2's (200 samples, 1 iteration, gamma 0.05; the correlated noise, beta 0.5, belongs to the
+distribution). VP2's gamma fits its summed squared pixel error; ``normalise`` divides costs by their standard
+deviation first, so that one gamma serves any objective.
 """
 
 from dataclasses import dataclass, replace
@@ -37,7 +38,9 @@ class MPPI:
 
 
 def path_weights(costs: Tensor, gamma: float, normalise: bool = False) -> Tensor:
-    """``(S,)`` weights that sum to 1, proportional to ``exp(-gamma (cost - lowest cost))``; infinite costs weigh nothing."""
+    """``(S,)`` weights that sum to 1, proportional to ``exp(-gamma (cost - lowest cost))``; infinite costs weigh
+    nothing.
+    """
     finite = costs[costs.isfinite()]
     excess = costs - finite.min()
     if normalise:

@@ -1,7 +1,7 @@
 """Costs of imagined futures: VP2's pixel error to the goal frame, distance in the world's latents, and weighted sums.
 
-VP2 sums squared errors over *all* predicted frames (sooner is better) and all pixels in [0, 1]; ``last`` keeps only the last frames.
-Shapes: imagined ``(S, H, *latent)``, goal frame uint8 ``(3, height, width)``, costs ``(S,)``.
+VP2 sums squared errors over *all* predicted frames (sooner is better) and all pixels in [0, 1]; ``last`` keeps only
+the last frames. Shapes: imagined ``(S, H, *latent)``, goal frame uint8 ``(3, height, width)``, costs ``(S,)``.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,9 @@ from colaworld.planning.protocols import Objective, World
 
 @dataclass(frozen=True, kw_only=True)
 class PixelGoal:
-    """Summed squared pixel error, pixels in [0, 1], of the last ``last`` predicted frames (None: all, as VP2) to the goal frame."""
+    """Summed squared pixel error, pixels in [0, 1], of the last ``last`` predicted frames (None: all, as VP2) to the
+    goal frame.
+    """
 
     last: int | None = None
 
@@ -65,7 +67,8 @@ class WeightedSum:
 
     def __post_init__(self) -> None:
         if not self.terms or len(self.terms) != len(self.weights):
-            raise ValueError(f"a weighted sum needs one weight per term, got {len(self.terms)} terms, {len(self.weights)} weights")
+            counts = f"{len(self.terms)} terms, {len(self.weights)} weights"
+            raise ValueError(f"a weighted sum needs one weight for each term, got {counts}")
 
     def target(self, world: World, goal: Tensor) -> tuple[object, ...]:
         """Each term's own target."""

@@ -1,7 +1,7 @@
 """The doors of the planning room: what a world, an objective, an action distribution and a planner must offer.
 
-Alphabet: S candidates (samples), T context frames, H horizon, A action width, N any batch. Frames are uint8 ``(T, 3, height, width)``;
-one action leads from one frame to the next (``actions[k]`` from frame k to frame k + 1).
+Alphabet: S candidates (samples), T context frames, H horizon, A action width, N any batch. Frames are uint8 ``(T, 3,
+height, width)``; one action leads from one frame to the next (``actions[k]`` from frame k to frame k + 1).
 """
 
 from collections.abc import Callable
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 CostFn = Callable[[Tensor], Tensor]
-"""``actions (S, H, A) -> costs (S,)``, lower is better: all that a planner ever sees of worlds, goals and objectives."""
+"""``actions (S, H, A) -> costs (S,)``, lower is better: all that a planner ever sees of worlds, goals and
+objectives.
+"""
 
 
 class World(Protocol):
@@ -36,7 +38,9 @@ class World(Protocol):
         """``latents (N, *latent) -> frames float32 (N, 3, height, width)`` in [0, 1]."""
 
     def start(self, frames: Tensor, actions: Tensor) -> Any:
-        """``frames uint8 (T, 3, height, width)``, ``actions (T - 1, A)`` -> an opaque state, computed once for a plan."""
+        """``frames uint8 (T, 3, height, width)``, ``actions (T - 1, A)`` -> an opaque state, computed once for a
+        plan.
+        """
 
     def imagine(self, state: Any, actions: Tensor, generator: torch.Generator | None) -> Tensor:
         """``actions (S, H, A) -> latents (S, H, *latent)`` of the H frames that follow the context."""
@@ -85,7 +89,11 @@ class Planner(Protocol):
 
     @property
     def returns(self) -> Literal["best", "mean"]:
-        """Whether the plan is the best candidate ever costed, or the middle of the last distribution (costed once more)."""
+        """Whether the plan is the best candidate ever costed, or the middle of the last distribution (costed once
+        more).
+        """
 
     def update(self, distribution: Any, actions: Tensor, costs: Tensor) -> Any:
-        """The next distribution from ``actions (S, H, A)`` and ``costs (S,)``; infinite costs mark rejected candidates."""
+        """The next distribution from ``actions (S, H, A)`` and ``costs (S,)``; infinite costs mark rejected
+        candidates.
+        """

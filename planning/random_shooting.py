@@ -1,4 +1,6 @@
-"""Random shooting: draw candidates, keep the best, learn nothing. The floor that CEM and MPPI must beat at equal evaluations."""
+"""Random shooting: draw candidates, keep the best, learn nothing. The floor that CEM and MPPI must beat at equal
+evaluations.
+"""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,7 +1,8 @@
 """The one loop of every planner: sample -> cost -> update.
 
-CEM, MPPI and random shooting differ only in ``Planner.update``. The middle of the current distribution is always among the candidates, so
-a plan is never worse than doing what was meant before; the best candidate ever costed is kept.
+CEM, MPPI and random shooting differ only in ``Planner.update``. The middle of the current distribution is always
+among the candidates, so a plan is never worse than doing what was meant before; the best candidate ever costed is
+kept.
 """
 
 import math
@@ -14,12 +15,16 @@ from torch import Tensor
 from colaworld.planning.protocols import CostFn, Distribution, Planner
 
 ELITE_SHARE = 0.1
-"""Share of the candidates that ``IterationRecord.elite_cost`` averages over, for every planner, so that histories compare."""
+"""Share of the candidates that ``IterationRecord.elite_cost`` averages over, for every planner, so that histories
+compare.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class IterationRecord:
-    """One round of candidates: costs over those with a finite cost, ``std`` the spread of the distribution they were drawn from."""
+    """One round of candidates: costs over those with a finite cost, ``std`` the spread of the distribution they were
+    drawn from.
+    """
 
     best_cost: float
     mean_cost: float
@@ -32,8 +37,9 @@ class IterationRecord:
 class Plan:
     """What a search found: ``actions (H, A)`` with their ``cost``.
 
-    ``distribution`` is the last one, ``evaluations`` counts costed candidates, ``rejected`` those whose cost was not finite.
-    ``imagined (H, *latent)``, the world's prediction for ``actions``, is filled in by whoever has a world (``mpc``).
+    ``distribution`` is the last one, ``evaluations`` counts costed candidates, ``rejected`` those whose cost was not
+    finite. ``imagined (H, *latent)``, the world's prediction for ``actions``, is filled in by whoever has a world
+    (``mpc``).
     """
 
     actions: Tensor
@@ -55,10 +61,11 @@ def search(
     generator: torch.Generator,
     max_batch: int | None = None,
 ) -> Plan:
-    """Run ``planner`` on ``cost`` from ``distribution``; at most ``max_batch`` candidates are costed at once (None: all).
+    """Run ``planner`` on ``cost`` from ``distribution``; at most ``max_batch`` candidates are costed at once (None:
+    all).
 
-    Deterministic given ``generator``. Raises FloatingPointError when no candidate of an iteration has a finite cost, ValueError
-    for a ``max_batch`` below 1 or a cost of the wrong shape.
+    Deterministic given ``generator``. Raises FloatingPointError when no candidate of an iteration has a finite cost,
+    ValueError for a ``max_batch`` below 1 or a cost of the wrong shape.
     """
     begun = time.perf_counter()
     if max_batch is not None and max_batch < 1:
@@ -105,7 +112,9 @@ def evaluate(cost: CostFn, actions: Tensor, max_batch: int | None) -> Tensor:
     for chunk in actions.split(max_batch or len(actions)):
         costs = cost(chunk)
         if costs.shape != (len(chunk),):
-            raise ValueError(f"a cost of {len(chunk)} candidates must have shape ({len(chunk)},), got {tuple(costs.shape)}")
+            raise ValueError(
+                f"costs of {len(chunk)} candidates must have shape ({len(chunk)},), got {tuple(costs.shape)}"
+            )
         chunks.append(costs.to(device=actions.device, dtype=torch.float32))
     costs = torch.cat(chunks)
     return torch.where(costs.isfinite(), costs, math.inf)
@@ -115,7 +124,7 @@ def summarise(costs: Tensor, std: float, iteration: int) -> IterationRecord:
     """Numbers for the history; raises FloatingPointError when every cost ``(S,)`` is infinite."""
     finite = costs[costs.isfinite()].sort().values
     if len(finite) == 0:
-        raise FloatingPointError(f"planning iteration {iteration}: the cost of all {len(costs)} candidates is NaN or infinite")
+        raise FloatingPointError(f"planning iteration {iteration}: all {len(costs)} candidates cost NaN or infinity")
     elites = finite[: max(1, round(ELITE_SHARE * len(costs)))]
     return IterationRecord(
         best_cost=finite[0].item(),

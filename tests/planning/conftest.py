@@ -1,4 +1,6 @@
-"""A world small enough to check by hand: two pixels that move by the action, painted as the brightness of an 8x8 frame."""
+"""A world small enough to check by hand: two pixels that move by the action, painted as the brightness of an 8x8
+frame.
+"""
 
 import pytest
 import torch
@@ -7,7 +9,9 @@ from torch import Tensor
 
 
 class BrightnessWorld:
-    """Latent ``(2,)``: brightness in [0, 1] of the left and the right half of an 8x8 frame. An action ``(2,)`` adds ``gain * action``."""
+    """Latent ``(2,)``: brightness in [0, 1] of the left and the right half of an 8x8 frame. An action ``(2,)`` adds
+    ``gain * action``.
+    """
 
     action_dim = 2
     max_horizon = 12

@@ -53,7 +53,7 @@ def test_correlated_noise_has_the_autocorrelation_it_names() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"low": (1.0,), "high": (-1.0,)}, r"dimension 0 .*\[1.0, -1.0\]"),
+        ({"low": (1.0,), "high": (-1.0,)}, r"bounds 0 .*\[1.0, -1.0\]"),
         ({"high": (float("nan"),)}, "nan"),
         ({"std": (-0.5,)}, "-0.5"),
         ({"beta": 1.0}, "1.0"),

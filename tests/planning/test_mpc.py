@@ -1,4 +1,6 @@
-"""Receding horizon: reaches its goal in a linear world, warm starts, keeps its history, obeys VP2's first zero action."""
+"""Receding horizon: reaches its goal in a linear world, warm starts, keeps its history, obeys VP2's first zero
+action.
+"""
 
 import pytest
 import torch

@@ -27,10 +27,8 @@ def quadratic(actions: Tensor) -> Tensor:
     return ((actions - OPTIMUM) ** 2).sum(dim=(1, 2))
 
 
-def run(planner: Planner, cost=quadratic, seed: int = 0, max_batch: int | None = None, prior: ActionPrior = PRIOR) -> Plan:
-    return search(
-        cost, prior.gaussian(3), planner, generator=torch.Generator().manual_seed(seed), max_batch=max_batch
-    )
+def run(planner: Planner, cost=quadratic, seed: int = 0, max_batch: int | None = None) -> Plan:
+    return search(cost, PRIOR.gaussian(3), planner, generator=torch.Generator().manual_seed(seed), max_batch=max_batch)
 
 
 @pytest.mark.parametrize("name", PLANNERS)
@@ -81,7 +79,9 @@ def test_chunks_respect_the_limit_and_evaluations_are_counted() -> None:
 
 @pytest.mark.parametrize("name", PLANNERS)
 def test_the_middle_is_always_a_candidate(name: str) -> None:
-    """With the optimum in the middle, no planner may return anything worse (MPPI returns its mean: nearly the middle)."""
+    """With the optimum in the middle, no planner may return anything worse (MPPI returns its mean: nearly the
+    middle).
+    """
     plan = search(
         quadratic,
         PRIOR.gaussian(3).recentred(OPTIMUM),
