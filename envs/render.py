@@ -1,0 +1,147 @@
+"""How a LIBERO scene becomes a picture: named render profiles and one lazily created MuJoCo renderer.
+
+A profile is part of the data: frames of two profiles differ in every pixel, so its name is stored in recordings,
+manifests, checkpoints and results, and mixing two is an error. ``full`` is LIBERO's own look (what
+``OffScreenRenderEnv`` draws); ``lite`` is the fast one for pictures of up to 128 pixels.
+
+Pictures are uint8 ``(height, width, 3)``, upright and not mirrored: what a person standing behind the camera sees.
+(robosuite hands out its raw images upside down; ``raw[::-1]`` is ours.)
+"""
+
+import atexit
+import functools
+import weakref
+from dataclasses import dataclass
+
+import einops
+import mujoco
+import numpy as np
+
+from colaworld.envs.decimate import decimate_visual_meshes
+
+MAX_LITE_SIZE = 128
+_COLLISION_GROUP, _VISUAL_GROUP = 0, 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderProfile:
+    """What may differ between pictures of the same state.
+
+    ``multisamples``: OpenGL's samples a pixel, 0 for none. ``supersample``: draw that many times larger both ways and
+    average, which on software GL is four times cheaper than multisampling. ``reflections``, ``shadows``: drawn or not.
+    ``mesh_fraction``: share of the triangles kept in dense *visual* meshes; 1.0 leaves them alone.
+    ``max_size``: the largest height or width (pixels) the profile may be used for; 0 for no limit.
+    """
+
+    name: str
+    multisamples: int
+    shadows: bool
+    reflections: bool
+    supersample: int = 1
+    mesh_fraction: float = 1.0
+    max_size: int = 0
+
+    def __post_init__(self) -> None:
+        if self.multisamples < 0:
+            raise ValueError(f"render profile {self.name}: multisamples must be 0 or more, got {self.multisamples}")
+        if self.supersample < 1:
+            raise ValueError(f"render profile {self.name}: supersample must be 1 or more, got {self.supersample}")
+        if not 0.0 < self.mesh_fraction <= 1.0:
+            raise ValueError(f"render profile {self.name}: mesh_fraction must lie in (0, 1], got {self.mesh_fraction}")
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        RenderProfile(name="full", multisamples=4, shadows=True, reflections=True),
+        RenderProfile(
+            name="lite",
+            multisamples=0,
+            shadows=True,
+            reflections=False,
+            supersample=2,
+            mesh_fraction=0.05,
+            max_size=MAX_LITE_SIZE,
+        ),
+    )
+}
+
+
+def choose_profile(name: str | None, height: int, width: int) -> RenderProfile:
+    """The profile called ``name``; for None "lite" up to 128 pixels and "full" above.
+
+    Raises ValueError for an unknown name, a size below 8 pixels, or a size the profile is not meant for.
+    """
+    largest = max(height, width)
+    if min(height, width) < 8:
+        raise ValueError(f"height and width must be at least 8 pixels, got {height}x{width}")
+    if name is None:
+        name = "lite" if largest <= MAX_LITE_SIZE else "full"
+    if name not in PROFILES:
+        raise ValueError(f"unknown render_profile {name!r}; known: {', '.join(sorted(PROFILES))}")
+    profile = PROFILES[name]
+    if profile.max_size and largest > profile.max_size:
+        raise ValueError(
+            f"render_profile {name!r} is for pictures up to {profile.max_size} pixels, got {height}x{width}; use 'full'"
+        )
+    return profile
+
+
+class SceneRenderer:
+    """Draws one model's cameras. The GL context is made at the first picture and closed quietly."""
+
+    def __init__(self, model: mujoco.MjModel, profile: RenderProfile, height: int, width: int) -> None:
+        self._model = model
+        self._profile = profile
+        self._height, self._width = height, width
+        self._renderer: mujoco.Renderer | None = None
+        self._option = mujoco.MjvOption()
+        self._option.geomgroup[_COLLISION_GROUP] = 0
+        self._option.geomgroup[_VISUAL_GROUP] = 1
+        _OPEN.add(self)
+
+    def picture(self, data: mujoco.MjData, camera: str) -> np.ndarray:
+        """Draw ``data`` (its kinematics must be current) from the named camera: uint8 (height, width, 3)."""
+        if self._renderer is None:
+            self._renderer = self._open()
+        self._renderer.update_scene(data, camera=camera, scene_option=self._option)
+        flags = self._renderer.scene.flags
+        flags[mujoco.mjtRndFlag.mjRND_SHADOW] = self._profile.shadows
+        flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = self._profile.reflections
+        large = self._renderer.render()
+        scale = self._profile.supersample
+        if scale == 1:
+            return large
+        mean = einops.reduce(large.astype(np.float32), "(h a) (w b) c -> h w c", "mean", a=scale, b=scale)
+        return mean.round().astype(np.uint8)
+
+    def close(self) -> None:
+        """Free the GL context; the next picture would open a new one."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+    def _open(self) -> mujoco.Renderer:
+        model = self._model
+        model.vis.quality.offsamples = self._profile.multisamples
+        width, height = self._width * self._profile.supersample, self._height * self._profile.supersample
+        model.vis.global_.offwidth, model.vis.global_.offheight = width, height
+        if self._profile.mesh_fraction < 1.0:
+            decimate_visual_meshes(model, self._profile.mesh_fraction)
+        renderer = mujoco.Renderer(model, height, width)
+        _close_at_exit()
+        return renderer
+
+
+_OPEN: "weakref.WeakSet[SceneRenderer]" = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for renderer in list(_OPEN):
+        renderer.close()
+
+
+@functools.cache
+def _close_at_exit() -> None:
+    """Register once, *after* the first context: handlers run last in, first out, and MuJoCo ends EGL in one of its own."""
+    atexit.register(_close_all)
