@@ -81,8 +81,7 @@ class LiberoScene:
             raise ValueError(f"state holds {int((~np.isfinite(state)).sum())} values that are not finite")
         mujoco.mj_resetData(self.model, self.data)
         mujoco.mj_setState(self.model, self.data, state[: self._physics_size], mujoco.mjtState.mjSTATE_INTEGRATION)
-        self._robot.gripper.current_action = state[self._physics_size : self._physics_size + _GRIPPER].copy()
-        self._robot.controller.goal_ori = state[-_ORIENTATION:].reshape(3, 3).copy()
+        self._set_controller(state[self._physics_size : -_ORIENTATION], state[-_ORIENTATION:].reshape(3, 3))
         self.refresh()
 
     @property
@@ -117,10 +116,16 @@ class LiberoScene:
         self.data.time = initial[0]
         self.data.qpos[:] = initial[1 : 1 + self.model.nq]
         self.data.qvel[:] = initial[1 + self.model.nq :]
-        self._robot.gripper.current_action = np.zeros(_GRIPPER)
-        self._robot.controller.goal_ori = self._home_orientation.copy()
+        self._set_controller(np.zeros(_GRIPPER), self._home_orientation)
         mujoco.mj_forward(self.model, self.data)
         self.refresh()
+
+    def _set_controller(self, gripper: np.ndarray, orientation: np.ndarray) -> None:
+        self._robot.gripper.current_action = gripper.copy()
+        self._robot.controller.goal_ori = orientation.copy()
+        # A freshly built controller believes that it has already read the arm's pose (that of the build): without this
+        # the first step after a restore would depend on what was simulated before it.
+        self._robot.controller.new_update = True
 
     # ---- motion ------------------------------------------------------------------------------------------------
 
