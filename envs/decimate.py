@@ -16,8 +16,8 @@ import mujoco
 import numpy as np
 from scipy.spatial import cKDTree
 
-MIN_FACES = 600  # smaller meshes cost little and lose their shape
-_VERSION = 1  # raise it when the algorithm changes, so that old cache files are not read
+MIN_FACES = 1500  # smaller meshes cost little and lose their shape
+_VERSION = 2  # raise it when the algorithm changes, so that old cache files are not read
 
 
 def cache_folder() -> Path:
@@ -52,22 +52,23 @@ def _visual_only_meshes(model: mujoco.MjModel) -> set[int]:
 
 def _replace(model: mujoco.MjModel, mesh: int, fraction: float) -> None:
     vertex_start, face_start = int(model.mesh_vertadr[mesh]), int(model.mesh_faceadr[mesh])
+    old_rows = slice(face_start, face_start + int(model.mesh_facenum[mesh]))
     vertices = model.mesh_vert[vertex_start : vertex_start + model.mesh_vertnum[mesh]].copy()
-    faces = model.mesh_face[face_start : face_start + model.mesh_facenum[mesh]].copy()
+    faces = model.mesh_face[old_rows].copy()
     new_vertices, new_faces, normals = _decimated(vertices, faces, fraction)
     count, normal_start = len(new_vertices), int(model.mesh_normaladr[mesh])
-    if count > min(model.mesh_vertnum[mesh], model.mesh_normalnum[mesh]) or not len(new_faces):
-        return  # nothing was gained; the original stays
-    new_rows = slice(face_start, face_start + len(new_faces))
     texture_start = int(model.mesh_texcoordadr[mesh])
-    if texture_start >= 0:
-        if count > model.mesh_texcoordnum[mesh]:
-            return
-        corners = model.mesh_facetexcoord[face_start : face_start + model.mesh_facenum[mesh]]
-        coordinates = model.mesh_texcoord[texture_start + _corner_of_vertex(faces, corners, len(vertices))]
-        nearest = cKDTree(vertices).query(new_vertices)[1]
-        model.mesh_texcoord[texture_start : texture_start + count] = coordinates[nearest]
-        model.mesh_facetexcoord[new_rows] = new_faces
+    textured = texture_start >= 0
+    fits = count <= min(model.mesh_vertnum[mesh], model.mesh_normalnum[mesh]) and 0 < len(new_faces) <= len(faces)
+    if not fits or (textured and 3 * len(new_faces) > model.mesh_texcoordnum[mesh]):
+        return  # the arrays of the model cannot grow; the original stays
+    new_rows = slice(face_start, face_start + len(new_faces))
+    if textured:
+        nearest = _nearest_corners(vertices[faces], new_vertices[new_faces])
+        coordinates = model.mesh_texcoord[texture_start + model.mesh_facetexcoord[old_rows].reshape(-1)[nearest]]
+        model.mesh_texcoord[texture_start : texture_start + len(nearest)] = coordinates
+        model.mesh_facetexcoord[new_rows] = np.arange(len(nearest)).reshape(-1, 3)
+        model.mesh_texcoordnum[mesh] = len(nearest)
     model.mesh_vert[vertex_start : vertex_start + count] = new_vertices
     model.mesh_normal[normal_start : normal_start + count] = normals
     model.mesh_face[new_rows] = new_faces
@@ -77,11 +78,20 @@ def _replace(model: mujoco.MjModel, mesh: int, fraction: float) -> None:
     model.mesh_normalnum[mesh] = count
 
 
-def _corner_of_vertex(faces: np.ndarray, corners: np.ndarray, count: int) -> np.ndarray:
-    """For each of ``count`` vertices, the texture coordinate of one face corner that touches it: (count,)."""
-    chosen = np.zeros(count, dtype=np.int64)
-    chosen[faces.reshape(-1)] = corners.reshape(-1)
-    return chosen
+def _nearest_corners(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """For each corner of the new triangles (m, 3, 3), the old triangles' corner (n, 3, 3) nearest in place and facing.
+
+    A texture has seams, where one place holds two coordinates; which side a triangle faces tells them apart. (3 m,).
+    """
+
+    def features(triangles: np.ndarray) -> np.ndarray:
+        normals = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
+        normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+        inward = triangles + 0.05 * (triangles.mean(axis=1, keepdims=True) - triangles)
+        return np.concatenate([inward.reshape(-1, 3), np.repeat(0.1 * size * normals, 3, axis=0)], axis=1)
+
+    size = float(np.ptp(old.reshape(-1, 3), axis=0).max())
+    return cKDTree(features(old)).query(features(new))[1]
 
 
 def _decimated(vertices: np.ndarray, faces: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
