@@ -13,6 +13,7 @@ from colaworld.envs.render import SceneRenderer, choose_profile
 from colaworld.envs.scene import ACTION_DIM, LiberoScene
 
 CAMERAS = {"agentview": "agentview", "eye_in_hand": "robot0_eye_in_hand"}
+PROPRIO_BOUND = 10.0  # radians and metres; no pose of the arm comes near it
 PROPRIO_DIM = 7 + 2 + 3 + 4  # joint angles, fingers, hand position, hand quaternion (w, x, y, z)
 
 
@@ -60,7 +61,7 @@ class LiberoEnv(gymnasium.Env):
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (ACTION_DIM,), np.float32)
         spaces = {view: gymnasium.spaces.Box(0, 255, (height, width, 3), np.uint8) for view in self._views}
         if proprio:
-            spaces["proprio"] = gymnasium.spaces.Box(-np.inf, np.inf, (PROPRIO_DIM,), np.float32)
+            spaces["proprio"] = gymnasium.spaces.Box(-PROPRIO_BOUND, PROPRIO_BOUND, (PROPRIO_DIM,), np.float32)
         self.observation_space = gymnasium.spaces.Dict(spaces)
 
     # ---- Gymnasium ---------------------------------------------------------------------------------------------
