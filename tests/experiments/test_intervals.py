@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from colaworld.experiments.statistics import bootstrap_mean, exact_mcnemar, wilson
+from colaworld.experiments.intervals import bootstrap_mean, exact_mcnemar, wilson
 
 
 def test_wilson_against_the_formula() -> None:

@@ -45,9 +45,7 @@ def wilson(successes: int, episodes: int, confidence: float = 0.95) -> Interval:
     episodes.
     """
     if episodes < 1 or not 0 <= successes <= episodes:
-        raise ValueError(
-            f"a success rate needs 0 <= successes <= episodes and an episode, got {successes} of {episodes}"
-        )
+        raise ValueError(f"a rate needs an episode and 0 <= successes <= episodes, got {successes} of {episodes}")
     low, high = proportion_confint(successes, episodes, alpha=1 - confidence, method="wilson")
     return Interval(estimate=successes / episodes, low=float(low), high=float(high))
 

