@@ -1,1 +1,1 @@
-"""colaworld.adapters"""
+"""Real robot actions to latent actions and back into planning: the bridge between a CoLA model and a planner."""

@@ -1,0 +1,152 @@
+"""A whole trained system in one folder: codec, video model, latent action model, conditioner, adapter.
+
+``system.json`` says what the system was made for (frame size, frame skip, render profile) and where each part lies; every part is a
+``config.json`` and safetensors, through diffusers' ``save_pretrained`` / ``from_pretrained``. Nothing in a checkpoint is executed. A part's
+place may point outside the folder (``../codec``), so that two systems share one codec.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from colaworld.adapters.action_adapter import ActionAdapter
+from colaworld.models.action_conditioner import ActionConditioner
+from colaworld.models.bottleneck import Bottleneck
+from colaworld.models.codec import FrameCodec
+from colaworld.models.cola import ColaModel
+from colaworld.models.flow import FlowConfig
+from colaworld.models.inverse_dynamics import InverseDynamics
+from colaworld.models.video_transformer import VideoTransformer
+
+FORMAT = 1
+PARTS = {
+    "codec": FrameCodec,
+    "video": VideoTransformer,
+    "conditioner": ActionConditioner,
+    "inverse_dynamics": InverseDynamics,
+    "bottleneck": Bottleneck,
+    "adapter": ActionAdapter,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SystemInfo:
+    """What a system was made for; everything that touches it later must agree."""
+
+    preset: str
+    stage: str
+    height: int
+    width: int
+    frame_skip: int
+    action_dim: int
+    render_profile: str
+    flow: FlowConfig = FlowConfig()
+
+
+@dataclass(kw_only=True)
+class ColaSystem:
+    """The parts, on one device. ``adapter`` is None until it is trained; the action parts are None in an action-free system."""
+
+    info: SystemInfo
+    codec: FrameCodec
+    video: VideoTransformer
+    conditioner: ActionConditioner | None = None
+    inverse_dynamics: InverseDynamics | None = None
+    bottleneck: Bottleneck | None = None
+    adapter: ActionAdapter | None = None
+
+    def model(self) -> ColaModel:
+        """The trainable composition. ValueError when the system has no latent action model."""
+        if self.conditioner is None or self.inverse_dynamics is None or self.bottleneck is None:
+            raise ValueError(f"a system of stage {self.info.stage!r} has no latent action model")
+        return ColaModel(self.video, self.conditioner, self.inverse_dynamics, self.bottleneck, self.info.flow)
+
+    def parts(self) -> dict[str, torch.nn.Module]:
+        """The parts that are there, by name."""
+        return {name: part for name in PARTS if (part := getattr(self, name)) is not None}
+
+
+def weights_path(preset: str, name: str = "cola") -> Path:
+    """Where the weights that ship with the package lie: ``name`` is ``"cola"`` (whole system) or ``"pretrained"`` (action-free)."""
+    return Path(__file__).parent / "weights" / preset / name
+
+
+def save_system(
+    system: ColaSystem, path: str | Path, *, dtype: torch.dtype = torch.float32, codec: str | None = None
+) -> None:
+    """Write the folder ``path``, whole or not at all. ``codec``: a relative place of an already written codec to point to."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    places = {}
+    for name, part in system.parts().items():
+        places[name] = codec if name == "codec" and codec is not None else name
+        if places[name] == name:
+            # A copy through the state dict: saving in bf16 must not round the weights that go on training.
+            state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in part.state_dict().items()}
+            part.save_pretrained(partial / name, state_dict=state, safe_serialization=True)
+    text = {"format": FORMAT, "parts": places, **asdict(system.info)}
+    (partial / "system.json").write_text(json.dumps(text, indent=2) + "\n")
+    if path.exists():
+        old = path.with_name(f".{path.name}.old-{os.getpid()}")
+        os.replace(path, old)
+        os.replace(partial, path)
+        shutil.rmtree(old)
+    else:
+        os.replace(partial, path)
+
+
+def load_system(path: str | Path, *, device: str | torch.device = "cpu") -> ColaSystem:
+    """Read a folder of ``save_system``, in float32 and evaluation mode.
+
+    FileNotFoundError when the folder or a part is missing; ValueError naming file and field when one is damaged or of another format.
+    """
+    path = Path(path)
+    described = path / "system.json"
+    if not described.is_file():
+        raise FileNotFoundError(f"no system at {path}: {described.name} is missing")
+    try:
+        text = json.loads(described.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{described}: not valid JSON ({error})") from error
+    if text.get("format") != FORMAT:
+        raise ValueError(f"{described}: format is {text.get('format')!r}, this version reads {FORMAT}")
+    parts = {name: _load_part(name, path / place, device) for name, place in text["parts"].items()}
+    return ColaSystem(info=_info(text, described), **parts)
+
+
+def _load_part(name: str, path: Path, device: str | torch.device) -> torch.nn.Module:
+    if name not in PARTS:
+        raise ValueError(f"{path.parent / 'system.json'}: unknown part {name!r}, expected one of {', '.join(PARTS)}")
+    weights = path / "diffusion_pytorch_model.safetensors"
+    for needed in (path / "config.json", weights):
+        if not needed.is_file():
+            raise FileNotFoundError(f"the {name} of the system is missing: no file {needed}")
+    try:
+        part = PARTS[name].from_pretrained(path, low_cpu_mem_usage=False, use_safetensors=True)
+    except (SafetensorError, OSError, RuntimeError, TypeError, ValueError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{weights}: cannot be read as a {PARTS[name].__name__} ({first})") from error
+    return part.float().to(device).eval()
+
+
+def _info(text: Mapping[str, Any], where: Path) -> SystemInfo:
+    names = [field.name for field in fields(SystemInfo)]
+    for name in names:
+        if name not in text:
+            raise ValueError(f"{where}: field {name!r} is missing")
+    values = {name: text[name] for name in names if name != "flow"}
+    return SystemInfo(**values, flow=FlowConfig(**text["flow"]))
+
+
+def staged(system: ColaSystem, stage: str) -> ColaSystem:
+    """The same parts under another stage's name."""
+    return replace(system, info=replace(system.info, stage=stage))

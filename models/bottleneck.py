@@ -1,0 +1,124 @@
+"""The bottleneck of the latent action model: a vector quantiser (the paper's) or a continuous one behind the same door.
+
+The quantiser is vector-quantize-pytorch's, with a codebook learned by gradient (no EMA, no rotation trick). The library folds its two
+losses into one weight and drops the straight-through estimator in ``eval()``; so its own weight is 0, and the codebook loss (1.0),
+the commitment loss (0.25) and the straight-through estimator, which a planner by gradient needs in evaluation too, stand here.
+
+Shapes: in and out ``(B, N, tokens * width)``; indices ``(B, N, tokens)``.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from einops import rearrange
+from torch import Tensor
+from torch.nn import functional as F
+from vector_quantize_pytorch import VectorQuantize
+
+
+@dataclass
+class Bottlenecked:
+    """Latent actions ``(B, N, D)``, code indices ``(B, N, tokens)`` (None when continuous), the loss and its parts."""
+
+    latents: Tensor
+    indices: Tensor | None
+    loss: Tensor
+    parts: dict[str, Tensor]
+
+
+class Bottleneck(ModelMixin, ConfigMixin):
+    """``kind="vq"``: nearest entries of one codebook. ``kind="continuous"``: a Gaussian with a KL term; D is the mean's width.
+
+    Raises ValueError on an unknown kind or an input of another width.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        *,
+        kind: Literal["vq", "continuous"] = "vq",
+        tokens: int = 2,
+        entries: int = 32,
+        width: int = 32,
+        codebook_weight: float = 1.0,
+        commitment_weight: float = 0.25,
+        kl_weight: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        if kind not in ("vq", "continuous"):
+            raise ValueError(f"bottleneck kind must be 'vq' or 'continuous', got {kind!r}")
+        if min(tokens, width) < 1 or entries < 2:
+            raise ValueError(f"a bottleneck needs tokens, width >= 1 and entries >= 2, got {tokens}, {width}, {entries}")
+        self.quantiser = None
+        if kind == "vq":
+            # k-means over the first batch spreads the entries; the paper does not state its initialisation.
+            self.quantiser = VectorQuantize(
+                dim=width,
+                codebook_size=entries,
+                learnable_codebook=True,
+                ema_update=False,
+                rotation_trick=False,
+                commitment_weight=0.0,
+                kmeans_init=True,
+            )
+
+    @property
+    def dim(self) -> int:
+        """D, the width of one latent action."""
+        return self.config.tokens * self.config.width
+
+    @property
+    def input_dim(self) -> int:
+        """What the inverse dynamics model must produce for one step: D, or mean and log-variance."""
+        return self.dim if self.config.kind == "vq" else 2 * self.dim
+
+    def forward(self, raw: Tensor, generator: torch.Generator | None = None) -> Bottlenecked:
+        """``raw (B, N, input_dim)`` to latent actions. Without a generator a continuous bottleneck returns its mean."""
+        if raw.shape[-1] != self.input_dim:
+            raise ValueError(f"the bottleneck takes {self.input_dim} numbers a step, got {raw.shape[-1]}")
+        return self._continuous(raw, generator) if self.quantiser is None else self._quantise(raw)
+
+    def _quantise(self, raw: Tensor) -> Bottlenecked:
+        # Normalised tokens keep the scale bounded: neither encoder nor codebook can run away from the other.
+        tokens = F.layer_norm(rearrange(raw, "b n (k w) -> b (n k) w", k=self.config.tokens), (self.config.width,))
+        with torch.no_grad():
+            _, indices, _ = self.quantiser(tokens)
+        entries = self.quantiser.get_codes_from_indices(indices)
+        codebook = F.mse_loss(entries, tokens.detach())
+        commitment = F.mse_loss(tokens, entries.detach())
+        straight_through = tokens + (entries - tokens).detach()
+        return Bottlenecked(
+            latents=rearrange(straight_through, "b (n k) w -> b n (k w)", k=self.config.tokens),
+            indices=rearrange(indices, "b (n k) -> b n k", k=self.config.tokens),
+            loss=self.config.codebook_weight * codebook + self.config.commitment_weight * commitment,
+            parts={"codebook": codebook.detach(), "commitment": commitment.detach()},
+        )
+
+    def _continuous(self, raw: Tensor, generator: torch.Generator | None) -> Bottlenecked:
+        mean, log_variance = raw.chunk(2, dim=-1)
+        log_variance = log_variance.clamp(-10.0, 10.0)
+        kl = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum(dim=-1).mean()
+        noise = 0.0
+        if generator is not None:
+            noise = torch.randn(mean.shape, generator=generator, device=mean.device) * (0.5 * log_variance).exp()
+        return Bottlenecked(latents=mean + noise, indices=None, loss=self.config.kl_weight * kl, parts={"kl": kl.detach()})
+
+    def code_logits(self, raw: Tensor) -> Tensor:
+        """How near ``raw (B, N, D)`` comes to every entry: minus squared distances ``(B, N, tokens, entries)``, logits of the codes.
+
+        Their argmax is the code that ``forward`` picks. ValueError when continuous.
+        """
+        if self.quantiser is None:
+            raise ValueError("a continuous bottleneck has no codes")
+        tokens = F.layer_norm(rearrange(raw, "b n (k w) -> b n k w", k=self.config.tokens), (self.config.width,))
+        codebook = self.quantiser.codebook
+        return 2.0 * tokens @ codebook.T - codebook.square().sum(dim=-1) - tokens.square().sum(dim=-1, keepdim=True)
+
+    def from_indices(self, indices: Tensor) -> Tensor:
+        """Code indices ``(B, N, tokens)`` to latent actions ``(B, N, D)``."""
+        if self.quantiser is None:
+            raise ValueError("a continuous bottleneck has no codes")
+        return rearrange(self.quantiser.get_codes_from_indices(indices), "b n k w -> b n (k w)")

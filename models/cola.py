@@ -1,0 +1,108 @@
+"""CoLA-World: latent action model and video world model as one trainable, one loss, one gradient.
+
+Stages differ in what may move, not in what is computed: *pretrain* runs the video model without actions; in *warm-up* it is frozen and
+inverse dynamics, bottleneck and conditioner learn through it; *joint* frees everything. The last stretch trains on the model's own
+imagined frames as context, since plans roll out many of them.
+
+Shapes: codec latents ``(B, T, C, h, w)``; frames 1..T-1 are predicted, each from the clean frames before it and its latent action.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from colaworld.models.action_conditioner import ActionConditioner
+from colaworld.models.bottleneck import Bottleneck, Bottlenecked
+from colaworld.models.flow import FlowConfig, training_pairs
+from colaworld.models.imagination import Imagination, given
+from colaworld.models.inverse_dynamics import InverseDynamics
+from colaworld.models.video_transformer import VideoTransformer
+
+CONTEXT_FRAMES = 2  # VP2's; the arm's lag needs a velocity, so one frame is not enough
+
+
+@dataclass
+class ActionUse:
+    """The flow loss under the right codes, codes shuffled over the batch, and one constant code; same noise, same times."""
+
+    right: Tensor
+    shuffled: Tensor
+    constant: Tensor
+
+    @property
+    def use(self) -> Tensor:
+        """U = (E_const - E_act) / E_const."""
+        return (self.constant - self.right) / self.constant
+
+
+class ColaModel(nn.Module):
+    """The composition; ``conditioner``, ``inverse_dynamics`` and ``bottleneck`` are idle while ``use_actions`` is False."""
+
+    def __init__(
+        self,
+        video: VideoTransformer,
+        conditioner: ActionConditioner,
+        inverse_dynamics: InverseDynamics,
+        bottleneck: Bottleneck,
+        flow: FlowConfig,
+    ) -> None:
+        super().__init__()
+        self.video, self.conditioner = video, conditioner
+        self.inverse_dynamics, self.bottleneck = inverse_dynamics, bottleneck
+        self.flow = flow
+
+    def latent_actions(self, latents: Tensor, generator: torch.Generator | None = None) -> Bottlenecked:
+        """What the latent action model reads off a clip: ``(B, T - 1, D)``."""
+        return self.bottleneck(self.inverse_dynamics(latents), generator)
+
+    def flow_loss(
+        self,
+        latents: Tensor,
+        actions: Tensor | None,
+        generator: torch.Generator,
+        *,
+        context: Tensor | None = None,
+    ) -> Tensor:
+        """Mean squared velocity error. ``context (B, T - 1, C, h, w)`` stands for the clean frames (default: the true ones)."""
+        clean = latents[:, :-1] if context is None else context
+        noised, time, velocity = training_pairs(self.flow, clean, latents[:, 1:], generator)
+        modulation = None if actions is None else self.conditioner(actions, generator=generator)
+        return F.mse_loss(self.video.two_streams(clean, noised, time, action_modulation=modulation), velocity)
+
+    @torch.no_grad()
+    def imagined_context(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """The clean frames 0..T-2 as the model itself imagines them from the first two and the codes: ``(B, T - 1, C, h, w)``."""
+        was_training = self.training
+        self.eval()
+        imagination = Imagination(self.video, self.conditioner, self.flow)
+        start = imagination.start(latents[:, :CONTEXT_FRAMES], actions[:, : CONTEXT_FRAMES - 1])
+        horizon = latents.shape[1] - 1 - CONTEXT_FRAMES
+        imagined = imagination.roll_out(start, given(actions[:, CONTEXT_FRAMES - 1 :]), horizon)
+        self.train(was_training)
+        return torch.cat([latents[:, :CONTEXT_FRAMES], imagined], dim=1)
+
+    def forward(
+        self, latents: Tensor, generator: torch.Generator, *, use_actions: bool = True, imagined: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The training loss and its parts."""
+        if not use_actions:
+            loss = self.flow_loss(latents, None, generator)
+            return loss, {"flow": loss.detach()}
+        latent = self.latent_actions(latents, generator)
+        context = self.imagined_context(latents, latent.latents) if imagined else None
+        flow = self.flow_loss(latents, latent.latents, generator, context=context)
+        return flow + latent.loss, {"flow": flow.detach(), **latent.parts}
+
+    @torch.no_grad()
+    def action_use(self, latents: Tensor, actions: Tensor, seed: int) -> ActionUse:
+        """The flow loss with ``actions (B, N, D)``, with those of another clip, and with their commonest one everywhere."""
+        device = latents.device
+        order = torch.roll(torch.arange(len(actions), device=device), 1)
+        flat = actions.reshape(-1, actions.shape[-1])
+        kinds, counts = flat.unique(dim=0, return_counts=True)
+        constant = kinds[counts.argmax()] if len(kinds) < len(flat) else flat.mean(dim=0)
+        variants = (actions, actions[order], constant.expand_as(actions))
+        losses = [self.flow_loss(latents, each, torch.Generator(device).manual_seed(seed)) for each in variants]
+        return ActionUse(*losses)

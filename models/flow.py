@@ -1,0 +1,87 @@
+"""Rectified flow in one convention: time 0 is the source, time 1 the data, velocity = data - source.
+
+OpenSora counts the other way in time; its velocity has this sign. Differs from the paper: besides noise, the flow may start from the
+last frame's latent plus noise (``source="last_frame"``), which is what learns on small data. Plans then start from the last frame
+itself (std 0) and take one step: the mean future.
+
+Shapes: latents ``(B, N, C, h, w)``, time ``(B, N)``.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowConfig:
+    """Where flows start and which times are trained.
+
+    ``std``: of the noise added to the last frame in training. ``mean_fraction``: share of frames trained exactly as a plan will ask
+    for them, from the bare last frame at time 0. Not stated in the paper: time is drawn logit-normal, as OpenSora 1.2 does.
+    """
+
+    source: Literal["last_frame", "noise"] = "last_frame"
+    std: float = 0.5
+    mean_fraction: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.source not in ("last_frame", "noise"):
+            raise ValueError(f"source must be 'last_frame' or 'noise', got {self.source!r}")
+        if self.std < 0.0:
+            raise ValueError(f"std must not be negative, got {self.std}")
+        if not 0.0 <= self.mean_fraction <= 1.0:
+            raise ValueError(f"mean_fraction must lie in [0, 1], got {self.mean_fraction}")
+        if self.source == "noise" and self.mean_fraction > 0.0:
+            raise ValueError(f"mean_fraction={self.mean_fraction} needs source='last_frame': noise has no mean to start from")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """``steps`` Euler steps from a source of noise ``std``; guidance 1 is off (paper: 10 steps, guidance 4)."""
+
+    steps: int = 1
+    std: float = 0.0
+    guidance: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be 1 or more, got {self.steps}")
+        if self.std < 0.0:
+            raise ValueError(f"std must not be negative, got {self.std}")
+
+
+def source_latents(config: FlowConfig, last: Tensor, noise: Tensor, std: Tensor | float) -> Tensor:
+    """Where the flow starts, given the frame before (``last``) and noise of the same shape."""
+    return noise if config.source == "noise" else last + std * noise
+
+
+def interpolate(source: Tensor, data: Tensor, time: Tensor) -> Tensor:
+    """The point at ``time (B, N)`` on the straight line from source to data."""
+    weight = time[..., None, None, None]
+    return (1.0 - weight) * source + weight * data
+
+
+def training_pairs(
+    config: FlowConfig, last: Tensor, data: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Noised frames, their times ``(B, N)`` and their velocities, for frames ``data`` that follow ``last`` (both ``(B, N, C, h, w)``)."""
+    batch, device = data.shape[:2], data.device
+    noise = torch.randn(data.shape, generator=generator, device=device)
+    time = torch.sigmoid(torch.randn(batch, generator=generator, device=device))
+    mean = torch.rand(batch, generator=generator, device=device) < config.mean_fraction
+    time = torch.where(mean, torch.zeros_like(time), time)
+    std = torch.where(mean, 0.0, config.std)[..., None, None, None]
+    source = source_latents(config, last, noise, std)
+    return interpolate(source, data, time), time, data - source
+
+
+def integrate(velocity: Callable[[Tensor, Tensor], Tensor], source: Tensor, steps: int) -> Tensor:
+    """Euler's method from time 0 to 1; ``velocity(x, time (B, N))``."""
+    x = source
+    for step in range(steps):
+        time = torch.full(x.shape[:2], step / steps, device=x.device, dtype=x.dtype)
+        x = x + velocity(x, time) / steps
+    return x
