@@ -59,9 +59,11 @@ def labelled_grid(rows: Mapping[str, np.ndarray], *, title: str, scale: int = 2)
     grid = rearrange(np.stack(list(rows.values())), "row t height width c -> (row height) (t width) c")
     count, height, width = next(iter(rows.values())).shape[:3]
     grid = enlarge(grid, scale)
-    canvas = Image.new("RGB", (MARGIN + grid.shape[1], 2 * HEADER + grid.shape[0]), "white")
+    font = ImageFont.load_default(12)
+    across = max(MARGIN + grid.shape[1], 8 + int(font.getlength(title)))
+    canvas = Image.new("RGB", (across, 2 * HEADER + grid.shape[0]), "white")
     canvas.paste(Image.fromarray(grid), (MARGIN, 2 * HEADER))
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(12)
+    draw = ImageDraw.Draw(canvas)
     draw.text((4, 2), title, fill="black", font=font)
     for row, label in enumerate(rows):
         draw.text((4, 2 * HEADER + (row + 0.5) * scale * height - 7), label, fill="black", font=font)
