@@ -146,6 +146,10 @@ class LiberoEnv(gymnasium.Env):
         """Position of a movable object or a fixture, metres: float64 (3,)."""
         return self.scene.body_pos(name)
 
+    def visible_share(self, name: str, view: str = "agentview") -> float:
+        """Which share of the picture shows a movable object, a fixture or the "gripper"."""
+        return self._renderer.share_of_picture(self.scene.data, CAMERAS[view], self.scene.bodies_of(name))
+
     def _chunk(self, action: np.ndarray) -> np.ndarray:
         chunk = np.asarray(action, dtype=np.float64)
         if chunk.shape == (ACTION_DIM,):

@@ -100,6 +100,19 @@ class SceneRenderer:
         self._option.geomgroup[_VISUAL_GROUP] = 1
         _OPEN.add(self)
 
+    def share_of_picture(self, data: mujoco.MjData, camera: str, bodies: set[int]) -> float:
+        """Which share of the picture shows geoms of ``bodies`` (ids): 0.0 for none or hidden."""
+        if self._renderer is None:
+            self._renderer = self._open()
+        self._renderer.enable_segmentation_rendering()
+        try:
+            self._renderer.update_scene(data, camera=camera, scene_option=self._option)
+            shown = self._renderer.render()
+        finally:
+            self._renderer.disable_segmentation_rendering()
+        geoms = shown[..., 0][shown[..., 1] == mujoco.mjtObj.mjOBJ_GEOM]
+        return float(np.isin(self._model.geom_bodyid[geoms], list(bodies)).sum() / shown[..., 0].size)
+
     def picture(self, data: mujoco.MjData, camera: str) -> np.ndarray:
         """Draw ``data`` (its kinematics must be current) from the named camera: uint8 (height, width, 3)."""
         if self._renderer is None:

@@ -141,6 +141,10 @@ class LiberoScene:
             mujoco.mj_step2(self.model, self.data)
             new_action = False
 
+    def gripper_command(self, state: np.ndarray) -> float:
+        """The gripper's integrated command in a state vector: -1.0 open to 1.0 closed."""
+        return float(state[self._physics_size + 1])
+
     def refresh(self) -> None:
         """Bring positions, contacts and LIBERO's switches up to date with the state, changing nothing that moves."""
         mujoco.mj_fwdPosition(self.model, self.data)
@@ -189,6 +193,16 @@ class LiberoScene:
         if name not in self._env.obj_body_id:
             raise ValueError(f"unknown object {name!r}; known: {', '.join(self._env.obj_body_id)}")
         return self.data.xpos[self._env.obj_body_id[name]].copy()
+
+    def bodies_of(self, name: str) -> set[int]:
+        """MuJoCo's ids of the bodies of a movable object or fixture, or of the hand with its fingers ("gripper")."""
+        if name == "gripper":
+            names = {index: self.model.body(index).name for index in range(self.model.nbody)}
+            return {index for index, body in names.items() if body.startswith("gripper")}
+        if name not in self._env.obj_body_id:
+            raise ValueError(f"unknown object {name!r}; known: gripper, {', '.join(self._env.obj_body_id)}")
+        root = self._env.obj_body_id[name]
+        return {index for index in range(self.model.nbody) if self.model.body_rootid[index] == root}
 
     def site_pos(self, name: str) -> np.ndarray:
         """Position of a named region or site, metres: float64 (3,). Raises ValueError for an unknown name."""

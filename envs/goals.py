@@ -1,0 +1,135 @@
+"""VP2-style goal reaching in LIBERO as Gymnasium environments: start, goal frame and predicate come from a frozen manifest.
+
+VP2's protocol: 15 environment steps (the registration's limit), the goal frame in the observation, success by the simulator's
+state in any step, so an episode ends at success.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from colaworld.envs.experts import CLOSED, OPEN, Push, Reach, Skill
+from colaworld.envs.libero import LiberoEnv
+from colaworld.envs.manifest import DEFAULT_MANIFEST, Instance, Manifest, Predicate, load_manifest
+
+EXPERT_MAX_STEP = 0.06
+"""Metres in an environment step; below what the arm can do, so that the fingers do not throw what they push."""
+PUSH_TOLERANCE = 0.02
+
+
+class LiberoGoalReachingEnv(gymnasium.Env):
+    """Bring the gripper or an object where the goal frame shows it.
+
+    ``instance`` counts from 0 in ``manifest`` (a shipped manifest's name, a path, or a loaded `Manifest`). Observation: uint8
+    ``agentview`` and ``goal`` (height, width, 3). ``info``: what `LiberoEnv` tells, with ``success`` meaning the
+    instance's predicate now, and ``distance`` (metres to the target), ``category`` and ``instance``. Reward 1.0 at success, which
+    terminates.
+
+    Raises ValueError for an unknown instance, or a ``render_profile`` other than the manifest's.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
+
+    def __init__(
+        self,
+        instance: int = 0,
+        manifest: str | Path | Manifest = DEFAULT_MANIFEST,
+        *,
+        render_mode: str | None = None,
+        render_profile: str | None = None,
+    ) -> None:
+        self.manifest = manifest if isinstance(manifest, Manifest) else load_manifest(manifest)
+        if render_profile not in (None, self.manifest.render_profile):
+            raise ValueError(
+                f"goal manifest {self.manifest.name} was drawn with render_profile {self.manifest.render_profile!r}, "
+                f"asked for {render_profile!r}"
+            )
+        self.render_mode = render_mode
+        self._env: LiberoEnv | None = None
+        self._scene: str | None = None
+        shape = (self.manifest.height, self.manifest.width, 3)
+        views = {view: gymnasium.spaces.Box(0, 255, shape, np.uint8) for view in ("agentview", "goal")}
+        self.observation_space = gymnasium.spaces.Dict(views)
+        self.select(instance)
+        self.action_space = self.libero.action_space
+
+    @property
+    def libero(self) -> LiberoEnv:
+        """The environment of the present instance's scene."""
+        return self._env
+
+    def select(self, instance: int) -> None:
+        """Make ``instance`` the one that `reset` starts; the simulator is kept where the scene is the same."""
+        count = len(self.manifest.instances)
+        if isinstance(instance, bool) or not isinstance(instance, int | np.integer) or not 0 <= instance < count:
+            raise ValueError(f"unknown instance {instance!r} of goal manifest {self.manifest.name}; it must be 0..{count - 1}")
+        self.instance: Instance = self.manifest.instances[instance]
+        if self.instance.scene != self._scene:
+            self.close()
+            manifest = self.manifest
+            self._env = LiberoEnv(
+                self.instance.suite,
+                self.instance.task_id,
+                height=manifest.height,
+                width=manifest.width,
+                frame_skip=manifest.frame_skip,
+                render_mode=self.render_mode,
+                render_profile=manifest.render_profile,
+            )
+            self._scene = self.instance.scene
+
+    @property
+    def goal_frame(self) -> np.ndarray:
+        """uint8 (height, width, 3)."""
+        return self.manifest.goal_frames[self.instance.instance].copy()
+
+    def expert(self) -> Skill:
+        """A fresh scripted expert for this instance: ``skill(info) -> action (7,)``."""
+        fingers = self.manifest.starts[self.instance.instance]
+        return expert_for(self.instance.predicate, gripper=self.libero.scene.gripper_command(fingers))
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        super().reset(seed=seed)
+        options = dict(options or {})
+        self.select(options.pop("instance", self.instance.instance))
+        if options:
+            raise ValueError(f"unknown reset options {sorted(options)}; known: instance")
+        observation, info = self.libero.restore_state(self.manifest.starts[self.instance.instance])
+        return self._observed(observation), self._told(info)
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        observation, _, _, _, info = self.libero.step(action)
+        info = self._told(info)
+        return self._observed(observation), float(info["success"]), info["success"], False, info
+
+    def render(self) -> np.ndarray | None:
+        """The present agentview, uint8 (height, width, 3)."""
+        return self.libero.render()
+
+    def close(self) -> None:
+        if self._env is not None:
+            self._env.close()
+
+    def _observed(self, observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"agentview": observation["agentview"], "goal": self.goal_frame}
+
+    def _told(self, info: dict[str, Any]) -> dict[str, Any]:
+        distance = self.instance.predicate.distance(info)
+        return {
+            **info,
+            "success": distance < self.instance.predicate.radius,
+            "distance": distance,
+            "category": self.instance.category,
+            "instance": self.instance.instance,
+        }
+
+
+def expert_for(predicate: Predicate, *, gripper: float) -> Skill:
+    """The scripted expert that fulfils ``predicate``; a reach keeps the ``gripper`` command (-1 open, 1 closed) of its start."""
+    if predicate.object is None:
+        return Reach(predicate.target, gripper=CLOSED if gripper > 0 else OPEN, max_step=EXPERT_MAX_STEP)
+    return Push(predicate.object, predicate.target[:2], tolerance=PUSH_TOLERANCE, max_step=EXPERT_MAX_STEP)
