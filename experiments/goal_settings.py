@@ -49,6 +49,8 @@ class EvalConfig:
     """How actions are searched."""
     run: Path | None = None
     """Folder of a trained system; the weights that ship when not given."""
+    preset: str = "tiny"
+    """Which of the presets' shipped weights; not used with --run."""
     manifest: str | None = None
     """Goal instances: a shipped manifest's name or a path; the default manifest when not given."""
     instances: tuple[int, ...] = ()
@@ -85,6 +87,14 @@ class EvalConfig:
     """At most this many candidates are imagined at once, to save memory; all when not given."""
     shrink: bool = False
     """Whether the horizon shrinks to the steps that are left."""
+    flow_steps: int = 1
+    """Steps in which an imagined frame is integrated."""
+    flow_std: float = 0.0
+    """Noise where that starts; 0 imagines the mean future."""
+    guidance: float = 1.0
+    """Weight of the actions against no action in the imagination; 1 is off (paper: 4)."""
+    device: str = "cpu"
+    """Where the models run, as PyTorch names it: cpu, cuda, cuda:1."""
     warm_start: bool = True
     """Whether each search begins around the last plan, shifted."""
     max_steps: int = 15
@@ -99,7 +109,7 @@ class EvalConfig:
     """Whether strips and films of the planner's episodes are written."""
 
     def __post_init__(self) -> None:
-        for name in ("horizon", "max_steps", "episodes", "max_batch"):
+        for name in ("horizon", "max_steps", "episodes", "max_batch", "flow_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be 1 or more, got {value}")
@@ -145,7 +155,7 @@ def make_objective(config: EvalConfig) -> Objective:
 
 
 def row_settings(
-    config: EvalConfig, tasks_identity: dict[str, str], checkpoint: str | None
+    config: EvalConfig, tasks_identity: dict[str, Any], checkpoint: str | None
 ) -> dict[str, dict[str, Any]]:
     """For each row, everything that its episodes depend on; a run folder is bound to it."""
     shared = {**tasks_identity, "max_steps": config.max_steps}
@@ -155,6 +165,7 @@ def row_settings(
         "objective": config.objective,
         "last": config.last,
         "mpc": asdict(config.mpc()),
+        "flow": {"steps": config.flow_steps, "std": config.flow_std, "guidance": config.guidance},
         "checkpoint": checkpoint,
     }
     if config.objective == "sum":

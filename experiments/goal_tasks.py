@@ -43,8 +43,10 @@ class GoalTasks(Protocol):
         """All of them, in the manifest's order."""
 
     @property
-    def identity(self) -> Mapping[str, str]:
-        """What results depend on: the manifest's hash, its render profile, the simulator's version."""
+    def identity(self) -> Mapping[str, Any]:
+        """What results depend on: the manifest's hash, its render profile, the simulator's version; plain JSON
+        values.
+        """
 
     def open(self, instance: GoalInstance) -> GoalEnv:
         """An environment that resets to ``instance``; valid until the next ``open``."""

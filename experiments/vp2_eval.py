@@ -10,7 +10,7 @@ goes on where it stopped.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,34 +25,23 @@ from colaworld.experiments.goal_episode import run_episode
 from colaworld.experiments.goal_policies import ExpertPolicy, PlannerPolicy, Policy, RandomPolicy
 from colaworld.experiments.goal_settings import EvalConfig, make_objective, make_planner, row_settings
 from colaworld.experiments.goal_tasks import GoalInstance, GoalTasks, choose
+from colaworld.experiments.planning_world import LoadedWorld, load_world
 from colaworld.experiments.provenance import git_revision, versions
 from colaworld.experiments.report import format_results, paired_tests, success_table, write_pictures
 from colaworld.planning.mpc import MPC
-from colaworld.planning.protocols import World
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoadedWorld:
-    """A world to plan in, the hash of the weights it came from, and the render profile of the frames it was trained
-    on.
-    """
-
-    world: World
-    checkpoint: str
-    render_profile: str | None = None
-
-
-def evaluate(config: EvalConfig, tasks: GoalTasks, load_world: Callable[[], LoadedWorld], out: Path) -> Path:
+def evaluate(config: EvalConfig, tasks: GoalTasks, get_world: Callable[[], LoadedWorld], out: Path) -> Path:
     """Play what is not yet in ``out``, write tables and pictures there, print the table; returns the path of
     ``summary.json``.
 
-    ``load_world`` is only called when the planner is among the rows. Raises ValueError for instances that do not
+    ``get_world`` is only called when the planner is among the rows. Raises ValueError for instances that do not
     exist, a world trained on another render profile than the manifest's, and an ``out`` made with other settings;
     FloatingPointError when planning finds only NaN (what was finished stays in ``out``).
     """
     instances = choose(tasks, config.categories, config.instances, config.episodes)
-    loaded = load_world() if "planner" in config.rows else None
-    check_profile(tasks, loaded)
+    loaded = get_world() if "planner" in config.rows else None
+    check_fits(tasks, loaded)
     settings = row_settings(config, dict(tasks.identity), loaded.checkpoint if loaded else None)
     policies = make_policies(config, tasks, loaded)
     log = EpisodeLog(out, settings)
@@ -129,14 +118,12 @@ def make_policies(
     return makers
 
 
-def check_profile(tasks: GoalTasks, loaded: LoadedWorld | None) -> None:
-    """Raise ValueError when the manifest's frames were rendered unlike those that the weights learned from."""
-    wanted = tasks.identity.get("render_profile")
-    if loaded and loaded.render_profile and wanted and loaded.render_profile != wanted:
-        raise ValueError(
-            f"the weights learned from frames of render profile {loaded.render_profile!r}, "
-            f"the manifest's are {wanted!r}"
-        )
+def check_fits(tasks: GoalTasks, loaded: LoadedWorld | None) -> None:
+    """Raise ValueError when the manifest's frames or steps are not like those that the weights learned from."""
+    for name in ("render_profile", "height", "width", "frame_skip"):
+        learned, wanted = getattr(loaded, name, None), tasks.identity.get(name)
+        if learned is not None and wanted is not None and learned != wanted:
+            raise ValueError(f"the weights learned from data of {name} {learned!r}, the manifest's is {wanted!r}")
 
 
 def episode_seed(seed: int, instance: int, row: str) -> int:
@@ -166,16 +153,28 @@ def finish(config: EvalConfig, settings: dict[str, Any], records: list[dict[str,
     return path
 
 
+def world_of(config: EvalConfig) -> LoadedWorld:
+    """The trained system that the flags name."""
+    return load_world(
+        config.run,
+        preset=config.preset,
+        device=config.device,
+        steps=config.flow_steps,
+        std=config.flow_std,
+        guidance=config.guidance,
+    )
+
+
 def vp2_eval(config: Annotated[EvalConfig, tyro.conf.OmitArgPrefixes]) -> None:
     """Plan to goal frames in LIBERO and score it beside a random policy and a scripted expert."""
-    # LIBERO and the models are slow to import; a wrong flag should not have to wait for them.
-    from colaworld.experiments.libero_goal_tasks import LiberoGoalTasks, load_libero_world
+    # LIBERO is slow to import; a wrong flag should not have to wait for it.
+    from colaworld.experiments.libero_goal_tasks import LiberoGoalTasks
 
     out = config.out or Path("runs/vp2_eval") / f"{config.planner}-{datetime.now():%Y%m%d-%H%M%S}"
     config = replace(config, out=out)
-    tasks = LiberoGoalTasks(config.manifest)
+    tasks = LiberoGoalTasks(config.manifest, max_steps=config.max_steps)
     try:
-        evaluate(config, tasks, lambda: load_libero_world(config.run), out)
+        evaluate(config, tasks, lambda: world_of(config), out)
     finally:
         tasks.close()
 

@@ -160,8 +160,11 @@ def test_weights_are_not_asked_for_without_a_planner(spot_tasks, tmp_path) -> No
 
 
 def test_render_profiles_do_not_mix(spot_tasks, spot_world, tmp_path) -> None:
-    with pytest.raises(ValueError, match="'full'.*'lite'"):
+    with pytest.raises(ValueError, match="render_profile 'full'.*'lite'"):
         evaluate(QUICK, spot_tasks(), loader(spot_world(), profile="full"), tmp_path / "out")
+    with pytest.raises(ValueError, match="height 64.*16"):
+        tasks = spot_tasks({"manifest": "abc", "height": 16})
+        evaluate(QUICK, tasks, lambda: LoadedWorld(world=spot_world(), checkpoint="x", height=64), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

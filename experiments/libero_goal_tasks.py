@@ -1,0 +1,72 @@
+"""LIBERO behind the door of ``goal_tasks``: a frozen manifest and one environment, whose simulator is kept while the
+scene stays.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+
+import colaworld.envs  # noqa: F401  registers the environments
+from colaworld.envs.manifest import DEFAULT_MANIFEST, Manifest, load_manifest
+from colaworld.experiments.goal_tasks import Expert, GoalEnv, GoalInstance
+
+
+class LiberoGoalTasks:
+    """The instances of ``manifest`` (a shipped one's name, a path, or a loaded one; None: the default).
+
+    Nothing is simulated before ``open``. Raises what ``load_manifest`` raises: a manifest that is missing, damaged,
+    or made with another MuJoCo.
+    """
+
+    def __init__(self, manifest: str | Path | Manifest | None = None, *, max_steps: int = 15) -> None:
+        self.manifest = manifest if isinstance(manifest, Manifest) else load_manifest(manifest or DEFAULT_MANIFEST)
+        self.max_steps = max_steps
+        self._env: gymnasium.Env | None = None
+
+    @property
+    def instances(self) -> list[GoalInstance]:
+        """All of the manifest's."""
+        return [
+            GoalInstance(index=index, category=instance.category, scene=instance.scene)
+            for index, instance in enumerate(self.manifest.instances)
+        ]
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What results depend on."""
+        manifest = self.manifest
+        return {
+            "manifest": manifest.name,
+            "manifest_sha256": manifest.sha256,
+            "mujoco": manifest.mujoco,
+            "robosuite": manifest.robosuite,
+            "render_profile": manifest.render_profile,
+            "height": manifest.height,
+            "width": manifest.width,
+            "frame_skip": manifest.frame_skip,
+        }
+
+    def open(self, instance: GoalInstance) -> GoalEnv:
+        """The environment, set to ``instance``."""
+        if self._env is None:
+            self._env = gymnasium.make(
+                "colaworld/LiberoGoalReaching-v0",
+                instance=instance.index,
+                manifest=self.manifest,
+                max_episode_steps=self.max_steps,
+                disable_env_checker=True,  # the test-suite runs the checker; here it would only cost pictures
+            )
+        self._env.unwrapped.select(instance.index)
+        return self._env
+
+    def expert(self, instance: GoalInstance) -> Expert:
+        """The scripted skill that the manifest's starts were chosen with."""
+        return self.open(instance).unwrapped.expert()
+
+    def close(self) -> None:
+        """Free the simulator and its graphics."""
+        if self._env is not None:
+            self._env.close()
+            self._env = None
