@@ -211,8 +211,11 @@ def draw_push(info: Info, workspace: Workspace, rng: np.random.Generator, *, tri
     crowded scene.
     """
     names = sorted(info["objects"])
+    sliding = [name for name in names if "bottle" not in name]  # a bottle falls over
+    if not sliding:
+        return None
     for _ in range(tries):
-        name = str(rng.choice(names))
+        name = str(rng.choice(sliding))
         start = np.asarray(info["objects"][name], float)[:2]
         angle, distance = rng.uniform(-np.pi, np.pi), rng.uniform(0.08, 0.22)
         along = np.array([np.cos(angle), np.sin(angle)])

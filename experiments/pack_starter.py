@@ -1,0 +1,112 @@
+"""Pack recordings into the starter folder that ships, and say what the video compression costs::
+
+    python experiments/pack_starter.py --sources data/goal.hdf5 data/spatial.hdf5 --crf 26
+
+One video for each scene; recordings of the same scene are joined. What is printed is measured on what the reader gives back.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from colaworld.envs.demos import ClipDataset, Episode
+from colaworld.envs.recording import SceneHeader
+from colaworld.envs.starter import StarterScene, read_starter, starter_path, write_starter
+from colaworld.experiments.cli import main
+
+MOVED = 20
+"""A pixel moves when some channel changes by more than this (of 255) from one frame to the next."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fidelity:
+    """Peak signal-to-noise ratio in dB of packed against recorded frames."""
+
+    mean: float
+    """Mean over frames."""
+    worst: float
+    """The worst frame."""
+    moving: float
+    """All pixels that move, pooled."""
+
+
+def pack_starter(
+    sources: tuple[Path, ...],
+    out: Path = starter_path(),
+    crf: float = 26.0,
+    keyframe_every: int = 31,
+    max_episodes: int = 330,
+) -> None:
+    """Write the starter folder ``out``.
+
+    Args:
+        sources: recorded HDF5 files.
+        out: the folder to write.
+        crf: x264's constant rate factor; lower is larger and better.
+        keyframe_every: frames between key frames; the camera stands still, so a long way costs nothing but seeking.
+        max_episodes: at most this many trajectories of a scene, in the order recorded.
+    """
+    if not sources:
+        raise ValueError("--sources names no recording")
+    recorded = _scenes(sources, max_episodes)
+    write_starter(out, recorded, crf=crf, keyframe_every=keyframe_every)
+    for before, after in zip(recorded, read_starter(out), strict=True):
+        found = fidelity(before.frames, after.frames)
+        print(
+            f"{before.header.scene}: {len(before.frames)} trajectories, PSNR {found.mean:.1f} dB mean, "
+            f"{found.worst:.1f} dB worst frame, {found.moving:.1f} dB on moving pixels"
+        )
+    print(f"{out}: {sum(file.stat().st_size for file in out.iterdir()) / 2**20:.2f} MiB")
+
+
+def fidelity(recorded: np.ndarray, packed: np.ndarray) -> Fidelity:
+    """Compare uint8 frames ``(N, T, 3, height, width)``."""
+    squared = (recorded.astype(np.float32) - packed) ** 2
+    step = np.abs(np.diff(recorded.astype(np.int16), axis=1)).max(axis=2, keepdims=True) > MOVED
+    moving = np.broadcast_to(step, squared[:, 1:].shape)
+    per_frame = _decibel(squared.mean(axis=(2, 3, 4)))
+    return Fidelity(
+        mean=float(per_frame.mean()),
+        worst=float(per_frame.min()),
+        moving=float(_decibel(squared[:, 1:][moving].mean())) if moving.any() else float(per_frame.mean()),
+    )
+
+
+def _decibel(squared_error: np.ndarray) -> np.ndarray:
+    return 10 * np.log10(255.0**2 / np.maximum(squared_error, 1e-3))
+
+
+def _scenes(sources: tuple[Path, ...], max_episodes: int) -> list[StarterScene]:
+    """The trajectories of ``sources``, stacked for each scene in the order of the scenes' names."""
+    headers: dict[str, SceneHeader] = {}
+    episodes: dict[str, list[Episode]] = {}
+    for source in sources:
+        dataset = ClipDataset([source], length=2, split="all")
+        for header in dataset.scenes:
+            if headers.setdefault(header.scene, header) != header:
+                raise ValueError(f"{source}: recorded as {header}, an earlier source as {headers[header.scene]}")
+        for episode in dataset.episodes:
+            episodes.setdefault(episode.scene, []).append(episode)
+    return [_stack(headers[scene], episodes[scene][:max_episodes]) for scene in sorted(headers)]
+
+
+def _stack(header: SceneHeader, episodes: list[Episode]) -> StarterScene:
+    lengths = {len(episode.frames) for episode in episodes}
+    if len(lengths) > 1:
+        raise ValueError(f"{header.scene}: trajectories of {sorted(lengths)} frames; a starter scene needs one length")
+    return StarterScene(
+        header=header,
+        frames=np.stack([episode.frames for episode in episodes]),
+        actions=np.stack([episode.actions for episode in episodes]),
+        ee_pos=np.stack([episode.ee_pos for episode in episodes]),
+        object_pos=np.stack([episode.object_pos for episode in episodes]),
+        object_names=episodes[0].object_names,
+        seeds=np.array([episode.seed for episode in episodes], np.int64),
+        kinds=tuple(episode.kind for episode in episodes),
+        splits=tuple(episode.split for episode in episodes),
+    )
+
+
+if __name__ == "__main__":
+    main(pack_starter)
