@@ -260,6 +260,4 @@ def test_the_script_runs_from_anywhere_and_explains_every_flag(tmp_path) -> None
         "--max-steps",
     ):
         assert flag in done.stdout
-    bad = subprocess.run([sys.executable, str(script), "--samples", "0"], cwd=tmp_path, capture_output=True, text=True)
-    assert bad.returncode == 2 and "samples must be 1 or more, got 0" in bad.stderr
     assert list(tmp_path.iterdir()) == []
