@@ -141,24 +141,24 @@ def _already_recorded(out: Path, plan: Plan, seed: int) -> int:
 def _record_missing(plan: Plan, parts: dict[int, Path], workers: int) -> None:
     """Record every part that is not there yet; a worker's error stops the run and leaves the finished parts."""
     missing = {seed: path for seed, path in parts.items() if not path.exists()}
-    for name in (
-        "OMP_NUM_THREADS",
-        "LP_NUM_THREADS",
-    ):  # one worker, one core: software GL would start threads of its own
-        os.environ.setdefault(name, "1")
-    context = multiprocessing.get_context("spawn")
-    progress = tqdm(
-        total=len(parts), initial=len(parts) - len(missing), unit="episode", desc=f"{plan.suite} {plan.task_id}"
-    )
-    with progress, ProcessPoolExecutor(min(workers, len(missing)) or 1, mp_context=context) as pool:
-        futures = [pool.submit(_record_part, plan, seed, path) for seed, path in missing.items()]
-        try:
-            for future in as_completed(futures):
-                future.result()
+    label, before = f"{plan.suite} {plan.task_id}", len(parts) - len(missing)
+    with tqdm(total=len(parts), initial=before, unit="episode", desc=label) as progress:
+        if workers == 1:
+            for seed, path in missing.items():
+                _record_part(plan, seed, path)
                 progress.update()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+            return
+        for name in ("OMP_NUM_THREADS", "LP_NUM_THREADS"):  # a worker is one thread: software GL would start its own
+            os.environ.setdefault(name, "1")
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            futures = [pool.submit(_record_part, plan, seed, path) for seed, path in missing.items()]
+            try:
+                for future in as_completed(futures):
+                    future.result()
+                    progress.update()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
 
 
 def _record_part(plan: Plan, seed: int, path: Path) -> None:

@@ -1,8 +1,9 @@
 """Pack recordings into the starter folder that ships, and say what the video compression costs::
 
-    python experiments/pack_starter.py --sources data/goal.hdf5 data/spatial.hdf5 --crf 26
+    python experiments/pack_starter.py --sources data/goal.hdf5 data/spatial.hdf5 --crf 24
 
-One video for each scene; recordings of the same scene are joined. What is printed is measured on what the reader gives back.
+One video for each scene; recordings of the same scene are joined. What is printed is measured on what the reader gives
+back.
 """
 
 from dataclasses import dataclass
@@ -34,8 +35,8 @@ class Fidelity:
 def pack_starter(
     sources: tuple[Path, ...],
     out: Path = starter_path(),
-    crf: float = 26.0,
-    keyframe_every: int = 31,
+    crf: float = 24.0,
+    keyframe_every: int = 310,
     max_episodes: int = 330,
 ) -> None:
     """Write the starter folder ``out``.

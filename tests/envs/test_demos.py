@@ -1,4 +1,4 @@
-"""Reading recorded clips: windows, splits, pairing of actions and frames, sentences for bad files, and the starter data."""
+"""Reading recorded clips: windows, splits, pairing of actions and frames, sentences for bad files, starter data."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -122,7 +122,10 @@ def reshaped(field: str, shape: tuple[int, ...], dtype: type = np.float32) -> Ca
         (lambda file: file["data"].attrs.__setitem__("action_pairing", "k+1"), r"'action_pairing' is 'k\+1'"),
         (lambda file: file["data"].attrs.__setitem__("layout_version", 9), r"'layout_version' is .*9.*reads 1"),
         (lambda file: file.__delitem__("data"), r"play.hdf5: group 'data' is missing"),
-        (reshaped("actions", (FRAMES, SKIP, 7)), r"demo_3: field 'actions' has shape \(6, 5, 7\), expected \(5, 5, 7\)"),
+        (
+            reshaped("actions", (FRAMES, SKIP, 7)),
+            r"demo_3: field 'actions' has shape \(6, 5, 7\), expected \(5, 5, 7\)",
+        ),
         (reshaped("actions", (FRAMES - 1, SKIP, 6)), r"'actions' has shape \(5, 5, 6\)"),
         (reshaped("obs/agentview_rgb", (FRAMES, 8, 8, 3), np.uint8), r"'obs/agentview_rgb' has shape \(6, 8, 8, 3\)"),
         (reshaped("obs/agentview_rgb", (FRAMES, SIZE, SIZE, 3)), r"has type float32, expected uint8"),
