@@ -5,7 +5,7 @@ Defaults fit two CPU cores. VP2's own numbers: ``--planner mppi --samples 200 --
 --objective pixel``.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -164,7 +164,8 @@ def row_settings(
         "planner": asdict(make_planner(config)),
         "objective": config.objective,
         "last": config.last,
-        "mpc": asdict(config.mpc()),
+        # How many candidates fit in memory at once changes no result.
+        "mpc": asdict(replace(config.mpc(), max_batch=None)),
         "flow": {"steps": config.flow_steps, "std": config.flow_std, "guidance": config.guidance},
         "checkpoint": checkpoint,
     }
