@@ -36,8 +36,9 @@ class Workspace:
         return rng.uniform(self.low, self.high)
 
     def inside(self, target: np.ndarray) -> bool:
-        """Whether the table position ``target`` (2,) lies inside, 3 cm from the edge."""
-        return bool((target > self.low[:2] + 0.03).all() and (target < self.high[:2] - 0.03).all())
+        """Whether the table position ``target`` (2,) lies inside or up to 6 cm to the left or right, as objects do."""
+        beside = np.array([0.0, 0.06])
+        return bool((target > self.low[:2] - beside).all() and (target < self.high[:2] + beside).all())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,9 +207,8 @@ class Play:
 def draw_push(info: Info, workspace: Workspace, rng: np.random.Generator, *, tries: int = 24) -> Push | None:
     """A push of some object by 8 to 22 cm along a line that is likely free; None when no line is.
 
-    Lines are free when the gripper's place behind the object, and the place the object is pushed to, lie inside the
-    workspace and away from other objects; the hand is some 20 cm wide, so it is the first of these that fails in a
-    crowded scene.
+    Lines are free when the fingers fit between other objects behind the object, and no other object stands where it is
+    pushed to; furniture is not looked at.
     """
     names = sorted(info["objects"])
     sliding = [name for name in names if "bottle" not in name]  # a bottle falls over
@@ -221,7 +221,8 @@ def draw_push(info: Info, workspace: Workspace, rng: np.random.Generator, *, tri
         along = np.array([np.cos(angle), np.sin(angle)])
         behind, target = start - 0.1 * along, start + distance * along
         others = [np.asarray(info["objects"][other], float)[:2] for other in names if other != name]
-        nearest = min((np.linalg.norm(other - place) for other in others for place in (behind, target)), default=1.0)
-        if workspace.inside(behind) and workspace.inside(target) and nearest > 0.08:
+        room = min((float(np.linalg.norm(other - behind)) for other in others), default=1.0)
+        free = min((float(np.linalg.norm(other - target)) for other in others), default=1.0)
+        if workspace.inside(behind) and workspace.inside(target) and room > 0.075 and free > 0.05:
             return Push(name, target, max_step=rng.uniform(0.03, 0.07))
     return None
