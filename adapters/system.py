@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -90,9 +91,8 @@ def save_system(
     for name, part in system.parts().items():
         places[name] = codec if name == "codec" and codec is not None else name
         if places[name] == name:
-            # A copy through the state dict: saving in bf16 must not round the weights that go on training.
-            state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in part.state_dict().items()}
-            part.save_pretrained(partial / name, state_dict=state, safe_serialization=True)
+            # A copy: saving in bf16 must not round the weights that go on training.
+            torch.nn.Module.to(deepcopy(part), dtype).save_pretrained(partial / name, safe_serialization=True)
     text = {"format": FORMAT, "parts": places, **asdict(system.info)}
     (partial / "system.json").write_text(json.dumps(text, indent=2) + "\n")
     if path.exists():
@@ -131,11 +131,13 @@ def _load_part(name: str, path: Path, device: str | torch.device) -> torch.nn.Mo
         if not needed.is_file():
             raise FileNotFoundError(f"the {name} of the system is missing: no file {needed}")
     try:
-        part = PARTS[name].from_pretrained(path, low_cpu_mem_usage=False, use_safetensors=True)
+        part = PARTS[name].from_pretrained(
+            path, torch_dtype=torch.float32, low_cpu_mem_usage=False, use_safetensors=True
+        )
     except (SafetensorError, OSError, RuntimeError, TypeError, ValueError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{weights}: cannot be read as a {PARTS[name].__name__} ({first})") from error
-    return part.float().to(device).eval()
+    return part.to(device).eval()
 
 
 def _info(text: Mapping[str, Any], where: Path) -> SystemInfo:

@@ -1,0 +1,79 @@
+"""Batches that depend on the seed and the step alone, so that a resumed run sees what an unbroken one would have seen.
+
+Shapes: frames uint8 ``(B, T, 3, height, width)``, actions ``(B, T - 1, frame_skip, A)``, ee_pos ``(B, T, 3)``.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Sampler
+
+from colaworld.envs.demos import Clip, ClipDataset
+
+
+@dataclass
+class Batch:
+    """Clips as tensors."""
+
+    frames: Tensor
+    actions: Tensor
+    ee_pos: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on another device."""
+        return Batch(self.frames.to(device), self.actions.to(device), self.ee_pos.to(device))
+
+
+def derived_seed(*parts: object) -> int:
+    """One 63-bit seed from any parts, the same on every machine."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+class StepBatches(Sampler[list[int]]):
+    """The clip numbers of every step from ``start`` to ``stop``; step k's are drawn from (seed, stage, k)."""
+
+    def __init__(self, clips: int, batch_size: int, *, seed: int, stage: str, start: int, stop: int) -> None:
+        self.clips, self.batch_size, self.seed, self.stage = clips, batch_size, seed, stage
+        self.start, self.stop = start, stop
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.start, self.stop):
+            draw = np.random.default_rng(derived_seed(self.seed, self.stage, "clips", step))
+            yield draw.integers(self.clips, size=self.batch_size).tolist()
+
+
+def collate(clips: Sequence[Clip]) -> Batch:
+    """Clips to one batch."""
+    return Batch(
+        frames=torch.from_numpy(np.stack([clip.frames for clip in clips])),
+        actions=torch.from_numpy(np.stack([clip.actions for clip in clips])),
+        ee_pos=torch.from_numpy(np.stack([clip.ee_pos for clip in clips])),
+    )
+
+
+def fixed_batch(dataset: ClipDataset, count: int, seed: int) -> Batch:
+    """The same ``count`` clips every time, spread over the whole data set."""
+    draw = np.random.default_rng(derived_seed(seed, "fixed", count))
+    chosen = draw.permutation(len(dataset))[:count]
+    return collate([dataset[int(index)] for index in chosen])
+
+
+def random_shift(frames: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
+    """Pad by ``pixels`` (edges repeated) and crop: one offset for each clip, the same for all its frames."""
+    if pixels == 0:
+        return frames
+    batch, _, _, height, width = frames.shape
+    flat = F.pad(frames.flatten(0, 1).float(), (pixels,) * 4, mode="replicate").to(frames.dtype)
+    padded = flat.unflatten(0, frames.shape[:2])
+    offsets = torch.randint(2 * pixels + 1, (batch, 2), generator=generator, device=generator.device).tolist()
+    crops = [clip[..., y : y + height, x : x + width] for clip, (y, x) in zip(padded, offsets, strict=True)]
+    return torch.stack(crops)

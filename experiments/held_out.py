@@ -1,0 +1,157 @@
+"""Imagined video on held-out trajectories: does the model beat copying the last frame, and are its actions used?
+
+From two context frames the model imagines on its own for up to ten steps, driven by the inverse dynamics model's codes, by the adapter's
+codes (real actions), and by either of them shuffled between trajectories. The error is squared pixel error on *moving* pixels: those
+that differ by more than ``MOVED`` between the last context frame and the true frame. Intervals are bootstrapped over trajectories.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import torch
+from einops import rearrange, repeat
+from torch import Tensor
+
+from colaworld.adapters.system import ColaSystem
+from colaworld.adapters.world import ColaWorld
+from colaworld.envs.demos import Episode
+from colaworld.experiments.intervals import bootstrap_mean
+from colaworld.models.cola import CONTEXT_FRAMES
+from colaworld.models.imagination import Imagination, given
+
+MOVED = 0.06  # of a pixel's range [0, 1], in any colour; the codec's own error is below it
+HORIZONS = (1, 5, 10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutConfig:
+    """How many held-out windows to imagine, and how many to draw."""
+
+    clips: int = 64
+    strips: int = 6
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.clips < 2 or not 0 <= self.strips <= self.clips:
+            raise ValueError(f"held-out clips must be 2 or more and strips between 0 and clips, got {self.clips}, {self.strips}")
+
+
+def report_held_out(system: ColaSystem, episodes: Sequence[Episode], config: HeldOutConfig, folder: Path) -> dict:
+    """Imagine, print a table, write ``held_out.json`` and picture strips into ``folder``."""
+    windows = _windows(episodes, config)
+    imagined = imagine_variants(system, windows)
+    truth = torch.stack([torch.from_numpy(frames) for frames, _ in windows]).float() / 255.0
+    report = compare(truth, imagined)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "held_out.json").write_text(json.dumps({"clips": len(windows), "seed": config.seed, **report}, indent=2) + "\n")
+    for number in range(config.strips):
+        rows = {"real": truth[number], **{name: frames[number] for name, frames in imagined.items() if "shuffled" not in name}}
+        iio.imwrite(folder / f"strip_{number}.png", strip(list(rows.values())))
+    print(table(report), f"strips (rows: real, {', '.join(name for name in imagined if 'shuffled' not in name)}): {folder}", sep="\n")
+    return report
+
+
+def _windows(episodes: Sequence[Episode], config: HeldOutConfig) -> list[tuple[np.ndarray, np.ndarray]]:
+    """One window of context + 10 frames, with its action chunks, from as many different trajectories as there are."""
+    length = CONTEXT_FRAMES + max(HORIZONS)
+    fitting = [episode for episode in episodes if len(episode.frames) >= length]
+    if len(fitting) < 2:
+        raise ValueError(f"held-out evaluation needs 2 trajectories of at least {length} frames, found {len(fitting)}")
+    draw = np.random.default_rng(config.seed)
+    windows = []
+    for number in range(config.clips):
+        if number % len(fitting) == 0:
+            order = draw.permutation(len(fitting))
+        episode = fitting[order[number % len(fitting)]]
+        start = int(draw.integers(len(episode.frames) - length + 1))
+        clip = episode.clip(start, length)
+        windows.append((clip.frames, clip.actions))
+    return windows
+
+
+@torch.no_grad()
+def imagine_variants(system: ColaSystem, windows: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, Tensor]:
+    """Frames ``(n, context + 10, 3, height, width)`` in [0, 1] of each variant, context frames as the codec returns them."""
+    device = next(system.video.parameters()).device
+    for part in system.parts().values():
+        part.eval()
+    model = system.model()
+    frames = torch.from_numpy(np.stack([frames for frames, _ in windows])).to(device)
+    actions = torch.from_numpy(np.stack([actions for _, actions in windows])).to(device)
+    latents = system.codec.encode(frames)
+    codes = model.latent_actions(latents).latents
+    imagination = Imagination(system.video, system.conditioner, system.info.flow)
+    context, known, horizon = latents[:, :CONTEXT_FRAMES], CONTEXT_FRAMES - 1, max(HORIZONS)
+
+    def decoded(future: Tensor) -> Tensor:
+        return system.codec.decode(torch.cat([context, future], dim=1)).add(1.0).div(2.0).cpu()
+
+    def by_codes(these: Tensor) -> Tensor:
+        start = imagination.start(context, codes[:, :known])
+        return decoded(imagination.roll_out(start, given(these[:, known:]), horizon))
+
+    variants = {"IDM codes": by_codes(codes), "IDM codes, shuffled": by_codes(codes.roll(1, dims=0))}
+    if system.info.stage == "adapter":
+        world = ColaWorld(system)
+
+        def by_actions(these: Tensor) -> Tensor:
+            start = imagination.start(context, world.latent_actions(actions[:, :known], context))
+            return decoded(imagination.roll_out(start, world.adapted(these[:, known:]), horizon))
+
+        variants |= {"adapter": by_actions(actions), "adapter, shuffled": by_actions(actions.roll(1, dims=0))}
+    return variants
+
+
+def compare(truth: Tensor, imagined: dict[str, Tensor]) -> dict:
+    """Errors on moving pixels relative to copying the last frame, at each horizon, with 95 % bootstrap intervals over windows."""
+    last = truth[:, CONTEXT_FRAMES - 1]
+    report: dict = {"rows": []}
+    for horizon in HORIZONS:
+        real = truth[:, CONTEXT_FRAMES - 1 + horizon]
+        moving = ((real - last).abs().amax(dim=1, keepdim=True) > MOVED).float()
+
+        def errors(frames: Tensor) -> np.ndarray:
+            square = (frames - real).square().mean(dim=1, keepdim=True)
+            return ((square * moving).sum(dim=(1, 2, 3)) / moving.sum(dim=(1, 2, 3)).clamp_min(1.0)).double().numpy()
+
+        kept = moving.sum(dim=(1, 2, 3)).numpy() > 0
+        copy = errors(last)[kept]
+        for name, frames in imagined.items():
+            mine = errors(frames[:, CONTEXT_FRAMES - 1 + horizon])[kept]
+            row = {"horizon": horizon, "variant": name, "windows": int(kept.sum()), "copy": float(copy.mean())}
+            row |= {"error": float(mine.mean()), "reduction": float(1.0 - mine.mean() / copy.mean())}
+            row["below_copy"] = _interval(copy - mine, float(copy.mean()))
+            if name + ", shuffled" in imagined:
+                wrong = errors(imagined[name + ", shuffled"][:, CONTEXT_FRAMES - 1 + horizon])[kept]
+                row["below_shuffled"] = _interval(wrong - mine, float(copy.mean()))
+            report["rows"].append(row)
+    return report
+
+
+def _interval(differences: np.ndarray, unit: float) -> list[float]:
+    """Mean and 95 % interval of paired differences, in units of the copy error."""
+    interval = bootstrap_mean(differences, seed=0)
+    return [interval.estimate / unit, interval.low / unit, interval.high / unit]
+
+
+def table(report: dict) -> str:
+    """The report as text."""
+    lines = [
+        "error on moving pixels of held-out video, relative to copying the last frame [95 % interval over windows]",
+        f"{'variant':<22}{'step':>5}{'below copy':>28}{'below shuffled actions':>30}",
+    ]
+    for row in report["rows"]:
+        below = "{:6.1%} [{:6.1%}, {:6.1%}]".format(*row["below_copy"])
+        shuffled = "{:6.1%} [{:6.1%}, {:6.1%}]".format(*row["below_shuffled"]) if "below_shuffled" in row else ""
+        lines.append(f"{row['variant']:<22}{row['horizon']:>5}{below:>28}{shuffled:>30}")
+    return "\n".join(lines)
+
+
+def strip(rows: Sequence[Tensor], scale: int = 2) -> np.ndarray:
+    """Rows of frames ``(T, 3, height, width)`` in [0, 1] as one picture, enlarged without smoothing."""
+    picture = rearrange(torch.stack(list(rows)), "r t c h w -> (r h) (t w) c").clamp(0, 1).mul(255).round().byte().numpy()
+    return repeat(picture, "h w c -> (h i) (w j) c", i=scale, j=scale)

@@ -1,0 +1,95 @@
+"""The stages of the recipe: what each trains, on which loss.
+
+codec -> pretrain (action-free) -> warmup (video frozen; the latent action model learns through it) -> joint (everything) -> adapter
+(real actions to codes, and a short fine-tune of the world model on the inverse dynamics model's codes).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from colaworld.adapters.action_adapter import adapter_loss, context_windows
+from colaworld.adapters.system import ColaSystem
+from colaworld.experiments.batches import Batch, random_shift
+
+StageName = Literal["codec", "pretrain", "warmup", "joint", "adapter"]
+STAGES: tuple[StageName, ...] = ("codec", "pretrain", "warmup", "joint", "adapter")
+TRAINED: dict[StageName, tuple[str, ...]] = {
+    "codec": ("codec",),
+    "pretrain": ("video",),
+    "warmup": ("conditioner", "inverse_dynamics", "bottleneck"),
+    "joint": ("video", "conditioner", "inverse_dynamics", "bottleneck"),
+    "adapter": ("video", "conditioner", "adapter"),
+}
+
+CODEC_STRIDE = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """One stage's budget and optimiser. Not stated in the paper for models this small: found by trial on training clips."""
+
+    steps: int
+    batch_size: int = 8
+    learning_rate: float = 8e-4
+    learning_rate_warmup: int = 50
+    weight_decay: float = 0.01
+    shift: int = 4
+    """Random crop: clips are shifted by up to this many pixels."""
+    imagined: float = 0.0
+    """The last share of the steps that trains on the model's own imagined frames as context."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.batch_size < 1:
+            raise ValueError(f"a stage needs steps >= 0 and batch_size >= 1, got {self.steps} and {self.batch_size}")
+        if not 0.0 <= self.imagined <= 1.0:
+            raise ValueError(f"imagined must lie in [0, 1], got {self.imagined}")
+
+
+class StageModel(nn.Module):
+    """A system under one stage's loss: ``forward(batch, step)`` -> (loss, metrics). Freezes what the stage does not train."""
+
+    def __init__(self, system: ColaSystem, stage: StageName, config: StageConfig) -> None:
+        super().__init__()
+        self.stage, self.config = stage, config
+        self.codec, self.adapter, self.cola = system.codec, system.adapter, system.model()
+        for name, part in system.parts().items():
+            part.requires_grad_(name in TRAINED[stage])
+            part.train(name in TRAINED[stage])
+        self.frozen = [part for name, part in system.parts().items() if name not in TRAINED[stage]]
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """What the optimiser sees."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def train(self, mode: bool = True) -> "StageModel":
+        """Frozen parts stay in evaluation mode."""
+        super().train(mode)
+        for part in self.frozen:
+            part.eval()
+        return self
+
+    def forward(self, batch: Batch, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of step ``step`` of the stage; every random draw comes from ``generator``."""
+        frames = random_shift(batch.frames, self.config.shift, generator)
+        if self.stage == "codec":
+            # Neighbouring frames are nearly the same picture: a few far apart, of more clips, teach more.
+            return self.codec(frames[:, ::CODEC_STRIDE], generator)
+        with torch.no_grad():
+            latents = self.codec.encode(frames)
+        imagined = self.imagines(step)
+        if self.stage != "adapter":
+            return self.cola(latents, generator, use_actions=self.stage != "pretrain", imagined=imagined)
+        with torch.no_grad():
+            codes = self.cola.latent_actions(latents)
+        context = self.cola.imagined_context(latents, codes.latents) if imagined else None
+        flow = self.cola.flow_loss(latents, codes.latents, generator, context=context)
+        windows = context_windows(latents, self.adapter.config.context_frames)
+        adapted, parts = adapter_loss(self.cola.bottleneck, self.adapter(batch.actions, windows), codes.latents, codes.indices)
+        return flow + adapted, {"flow": flow.detach(), **parts}
+
+    def imagines(self, step: int) -> bool:
+        """Whether step ``step`` lies in the stretch on imagined frames."""
+        return step >= self.config.steps * (1.0 - self.config.imagined)

@@ -1,0 +1,79 @@
+"""A system's folder: what goes in comes out, and damage is named."""
+
+import json
+
+import pytest
+import torch
+
+from colaworld.adapters.system import load_system, save_system
+
+
+def test_a_saved_system_imagines_the_same(system, tmp_path):
+    save_system(system, tmp_path / "run")
+    loaded = load_system(tmp_path / "run")
+    assert loaded.info == system.info
+    for name, part in system.parts().items():
+        for key, value in part.state_dict().items():
+            torch.testing.assert_close(getattr(loaded, name).state_dict()[key], value, rtol=0, atol=0)
+
+
+def test_bf16_halves_the_file_and_leaves_the_original_alone(system, tmp_path):
+    save_system(system, tmp_path / "full")
+    before = system.video.embed.weight.clone()
+    save_system(system, tmp_path / "half", dtype=torch.bfloat16)
+    torch.testing.assert_close(system.video.embed.weight, before, rtol=0, atol=0)
+    name = "video/diffusion_pytorch_model.safetensors"
+    assert (tmp_path / "half" / name).stat().st_size < 0.75 * (tmp_path / "full" / name).stat().st_size
+    loaded = load_system(tmp_path / "half")
+    assert loaded.video.embed.weight.dtype == torch.float32
+    torch.testing.assert_close(loaded.video.embed.weight, before, rtol=1e-2, atol=1e-2)
+
+
+def test_two_systems_share_one_codec(system, tmp_path):
+    save_system(system, tmp_path / "first")
+    save_system(system, tmp_path / "second", codec="../first/codec")
+    assert not (tmp_path / "second" / "codec").exists()
+    torch.testing.assert_close(
+        load_system(tmp_path / "second").codec.state_dict(), system.codec.state_dict(), rtol=0, atol=0
+    )
+
+
+def test_saving_again_replaces_the_whole_folder(system, tmp_path):
+    save_system(system, tmp_path / "run")
+    system.adapter = None
+    save_system(system, tmp_path / "run")
+    assert load_system(tmp_path / "run").adapter is None
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_missing_system_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        load_system(tmp_path / "nowhere")
+
+
+def test_a_truncated_checkpoint_is_named(system, tmp_path):
+    save_system(system, tmp_path / "run")
+    weights = tmp_path / "run" / "video" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"video/diffusion_pytorch_model.safetensors: cannot be read"):
+        load_system(tmp_path / "run")
+
+
+def test_a_missing_part_is_named(system, tmp_path):
+    save_system(system, tmp_path / "run")
+    (tmp_path / "run" / "adapter" / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match="adapter.*config.json"):
+        load_system(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"format": 99}, "format is 99"), ({"height": None}, "height"), ({"parts": {"spam": "spam"}}, "'spam'")],
+)
+def test_a_bad_description_is_named(system, tmp_path, change, said):
+    save_system(system, tmp_path / "run")
+    path = tmp_path / "run" / "system.json"
+    text = json.loads(path.read_text()) | change
+    path.write_text(json.dumps({key: value for key, value in text.items() if value is not None}))
+    with pytest.raises(ValueError, match=said):
+        load_system(tmp_path / "run")

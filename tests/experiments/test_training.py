@@ -1,0 +1,212 @@
+"""The training loop on made-up clips: resume equals an unbroken run, stages train what they say, bad runs are refused."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from colaworld.adapters.system import load_system
+from colaworld.envs.demos import Clip, Episode
+from colaworld.experiments.batches import StepBatches, fixed_batch, random_shift
+from colaworld.experiments.held_out import HeldOutConfig, compare, report_held_out
+from colaworld.experiments.presets import PRESETS, build
+from colaworld.experiments.stages import STAGES, TRAINED, StageConfig, StageModel
+from colaworld.experiments.train_world_model import TrainConfig, check_same_run, starting_system
+from colaworld.experiments.training import Data, LoopConfig, make_accelerator, train_stage
+from colaworld.experiments.watch import displacement_r2
+
+LOOP = LoopConfig(log_every=1, watch_every=3, checkpoint_seconds=0.0)
+STAGE = StageConfig(steps=6, batch_size=2, learning_rate_warmup=2, shift=1, imagined=0.5)
+
+
+class Squares:
+    """Clips of a bright square that its actions move: two pixels a step, left or right, up or down."""
+
+    height = width = 32
+    frame_skip, action_dim, render_profile = 5, 7, "lite"
+
+    def __init__(self, episodes: int = 4, frames: int = 13, length: int = 13) -> None:
+        self.length, self.episodes = length, [self._episode(seed, frames) for seed in range(episodes)]
+
+    def _episode(self, seed: int, count: int) -> Episode:
+        draw = np.random.default_rng(seed)
+        moves = draw.choice([-1.0, 1.0], size=(count - 1, 2))
+        places = np.clip(np.concatenate([[[16, 16]], 16 + 2 * moves.cumsum(axis=0)]), 4, 28)
+        frames = np.full((count, 3, 32, 32), 60, np.uint8)
+        for frame, (y, x) in zip(frames, places.astype(int), strict=True):
+            frame[:, y - 3 : y + 3, x - 3 : x + 3] = 230
+        actions = np.zeros((count - 1, 5, 7), np.float32)
+        actions[:, :, :2] = moves[:, None]
+        ee_pos = np.concatenate([places, np.zeros((count, 1))], axis=1).astype(np.float32) / 32
+        return Episode(
+            frames=frames, actions=actions, ee_pos=ee_pos, object_pos=np.zeros((count, 0, 3), np.float32),
+            object_names=(), seed=seed, kind="play", split="train", scene="squares", demo=f"demo_{seed}",
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.episodes)
+
+    def __getitem__(self, index: int) -> Clip:
+        return self.episodes[index].clip(0, self.length)
+
+
+def system_of(preset: str = "nano"):
+    torch.manual_seed(0)
+    return build(PRESETS[preset], height=32, width=32, frame_skip=5, action_dim=7, render_profile="lite")
+
+
+def data_of(clips: Squares) -> Data:
+    return Data(train=clips, watched_train=fixed_batch(clips, 4, seed=1), held_out=fixed_batch(clips, 4, seed=2))
+
+
+def run(folder: Path, stage: str, clips: Squares):
+    folder.mkdir(exist_ok=True)
+    accelerator = make_accelerator(folder, LOOP, [])
+    return train_stage(accelerator, system_of(), stage, STAGE, LOOP, data_of(clips), folder, steps_before=0)
+
+
+class Killed(Exception):
+    """Stands for a kill."""
+
+
+class Mortal(Squares):
+    """Dies when its ``lives``-th clip is read."""
+
+    lives = 10**9
+
+    def __getitem__(self, index: int) -> Clip:
+        self.lives -= 1
+        if self.lives < 0:
+            raise Killed
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("stage", ["codec", "joint", "adapter"])
+def test_a_resumed_run_equals_an_unbroken_one(tmp_path, stage):
+    unbroken = run(tmp_path / "unbroken", stage, Squares())
+    mortal = Mortal()
+    data_of(mortal)
+    mortal.lives = 8 + 2 * 4 + 1  # the watched batches, then four steps and a half
+    with pytest.raises(Killed):
+        run(tmp_path / "resumed", stage, mortal)
+    progress = json.loads((tmp_path / "resumed" / "checkpoint" / "progress.json").read_text())
+    assert progress["stage"] == stage and 1 <= progress["step"] <= 4
+    resumed = run(tmp_path / "resumed", stage, Squares())
+    for name, part in unbroken.parts().items():
+        for key, value in part.state_dict().items():
+            torch.testing.assert_close(resumed.parts()[name].state_dict()[key], value, rtol=0, atol=0, msg=f"{name}.{key}")
+    logs = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("unbroken", "resumed")]
+    assert logs[0] == logs[1]
+    assert not (tmp_path / "resumed" / "checkpoint").exists()
+    assert load_system(tmp_path / "resumed" / "system").info.stage == stage
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_moves_its_own_parts_and_no_other(tmp_path, stage):
+    before = {name: {k: v.clone() for k, v in part.state_dict().items()} for name, part in system_of().parts().items()}
+    after = run(tmp_path, stage, Squares())
+    for name, part in after.parts().items():
+        trainable = dict(part.named_parameters())
+        moved = any(not torch.equal(before[name][key], value) for key, value in part.state_dict().items() if key in trainable)
+        # The codebook is filled by k-means when it first sees tokens, whoever trains.
+        if name != "bottleneck":
+            assert moved == (name in TRAINED[stage]), name
+
+
+def test_logged_numbers(tmp_path):
+    run(tmp_path, "joint", Squares())
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    watched = lines[-1]
+    for name in ("copy", "flow", "flow_shuffled", "flow_constant", "action_use", "displacement_r2", "utilisation_0", "entropy_1"):
+        assert np.isfinite(watched[f"held_out/{name}"])
+    assert {"loss", "flow", "codebook", "commitment", "learning_rate"} <= set(lines[0])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    class Broken(StageModel):
+        def forward(self, batch, step, generator):
+            loss, metrics = super().forward(batch, step, generator)
+            return loss * (float("nan") if step == 3 else 1.0), metrics
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("colaworld.experiments.training.StageModel", Broken)
+        with pytest.raises(FloatingPointError, match="stage joint is nan at step 3"):
+            run(tmp_path, "joint", Squares())
+    assert (tmp_path / "checkpoint" / "progress.json").is_file()
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) >= 3
+
+
+def test_batches_depend_on_the_step_alone():
+    whole = list(StepBatches(100, 4, seed=0, stage="joint", start=0, stop=9))
+    assert whole[5:] == list(StepBatches(100, 4, seed=0, stage="joint", start=5, stop=9))
+    assert whole != list(StepBatches(100, 4, seed=1, stage="joint", start=0, stop=9))
+    assert whole != list(StepBatches(100, 4, seed=0, stage="warmup", start=0, stop=9))
+
+
+def test_a_clip_is_shifted_as_one():
+    frames = torch.randint(0, 256, (3, 1, 3, 8, 8), dtype=torch.uint8).expand(-1, 4, -1, -1, -1)
+    shifted = random_shift(frames, 2, torch.Generator().manual_seed(0))
+    assert shifted.shape == frames.shape and shifted.dtype == torch.uint8
+    assert (shifted == shifted[:, :1]).all()
+    assert (shifted != frames).any()
+    inner = {tuple(shifted[0, 0, 0, y : y + 4, x : x + 4].flatten().tolist()) for y in range(5) for x in range(5)}
+    assert tuple(frames[0, 0, 0, 2:6, 2:6].flatten().tolist()) in inner
+
+
+def test_displacement_r2_against_known_answers():
+    features = torch.randn(400, 5, generator=torch.Generator().manual_seed(0))
+    linear = features @ torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
+    assert displacement_r2((features[:200], linear[:200]), (features[200:], linear[200:])) > 0.99
+    noise = torch.randn(400, 3, generator=torch.Generator().manual_seed(2))
+    assert displacement_r2((features[:200], noise[:200]), (features[200:], noise[200:])) < 0.1
+
+
+def test_held_out_errors_against_known_answers():
+    truth = torch.zeros(4, 12, 3, 4, 4)
+    truth[:, 2:, :, :2] = 1.0  # the upper half changes after the context
+    half = truth.clone()
+    half[:, 2:, :, :2] = 0.5
+    copied = torch.zeros_like(truth)
+    report = compare(truth, {"half": half, "half, shuffled": copied})
+    for row in report["rows"]:
+        assert row["error"] == pytest.approx(0.25 if row["variant"] == "half" else 1.0)
+        assert row["reduction"] == pytest.approx(0.75 if row["variant"] == "half" else 0.0)
+    assert report["rows"][0]["below_shuffled"][0] == pytest.approx(0.75)
+
+
+def test_the_held_out_report_is_written(tmp_path, capsys):
+    clips = Squares()
+    system = run(tmp_path / "run", "adapter", clips)
+    report_held_out(system, clips.episodes, HeldOutConfig(clips=4, strips=1), tmp_path / "held_out")
+    report = json.loads((tmp_path / "held_out" / "held_out.json").read_text())
+    assert {row["variant"] for row in report["rows"]} == {
+        "IDM codes", "IDM codes, shuffled", "adapter", "adapter, shuffled"
+    }  # fmt: skip
+    assert (tmp_path / "held_out" / "strip_0.png").stat().st_size > 0
+    assert "below copy" in capsys.readouterr().out
+
+
+def test_a_run_folder_belongs_to_one_set_of_flags(tmp_path):
+    config = TrainConfig(out=tmp_path, preset="nano")
+    check_same_run(config)
+    check_same_run(replace(config, trackers=()))
+    with pytest.raises(ValueError, match="clip=12, not 9"):
+        check_same_run(replace(config, clip=9))
+
+
+def test_weights_of_another_preset_are_refused(tmp_path):
+    run(tmp_path / "nano", "joint", Squares())
+    with pytest.raises(ValueError, match="preset is 'nano', but .* 'tiny'"):
+        starting_system(TrainConfig(out=tmp_path / "new", preset="tiny", init=tmp_path / "nano" / "system"), Squares())
+
+
+def test_bad_flags_are_named():
+    with pytest.raises(ValueError, match="between 3 and 16 frames, got 2"):
+        TrainConfig(clip=2)
+    with pytest.raises(ValueError, match="batch_size >= 1, got 5 and 0"):
+        StageConfig(steps=5, batch_size=0)
+    with pytest.raises(ValueError, match="exclude each other"):
+        TrainConfig(from_scratch=True, init=Path("x"))
