@@ -1,0 +1,119 @@
+"""How fast the environment is: ``python experiments/benchmark_env.py``.
+
+Steps ``colaworld``'s LIBERO environment and LIBERO's own ``OffScreenRenderEnv`` through the same control steps in the same process,
+taking turns so that a busy machine slows both, and prints environment steps (of ``frame_skip`` control steps) per second.
+"""
+
+import gc
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from colaworld.envs.libero import LiberoEnv
+from colaworld.envs.quiet import libero
+from colaworld.experiments.cli import main
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Environment steps per second of both, ``ratio`` between them, and how far the two simulations ended apart."""
+
+    suite: str
+    task_id: int
+    height: int
+    width: int
+    frame_skip: int
+    render_profile: str
+    steps: int
+    colaworld_steps_per_second: float
+    plain_steps_per_second: float
+    ratio: float
+    restores_per_second: float
+    largest_difference: float
+
+
+def benchmark(
+    suite: str = "libero_goal",
+    task_id: int = 0,
+    size: int = 64,
+    steps: int = 10,
+    render_profile: str | None = None,
+    json_file: Path | None = None,
+) -> None:
+    """Print the speed of both environments.
+
+    Args:
+        suite: one of LIBERO's five suites.
+        task_id: task of the suite, from 0.
+        size: height and width of the pictures, pixels.
+        steps: environment steps that each environment takes.
+        render_profile: "lite" or "full"; by default what the environment chooses for the size.
+        json_file: write the figures here too.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    speed = measure(suite, task_id, size, steps, render_profile)
+    print(f"{suite} task {task_id}, {size}x{size}, agentview, {speed.frame_skip} control steps a step, {steps} steps each")
+    print(f"  colaworld ({speed.render_profile}): {speed.colaworld_steps_per_second:6.2f} environment steps/s")
+    print(f"  plain OffScreenRenderEnv:  {speed.plain_steps_per_second:6.2f} environment steps/s")
+    print(f"  ratio {speed.ratio:.1f}; restoring a state with its picture: {speed.restores_per_second:.1f}/s")
+    print(f"  largest difference of positions after {steps} steps: {speed.largest_difference:.1e}")
+    if json_file is not None:
+        json_file.write_text(json.dumps(asdict(speed), indent=1) + "\n")
+
+
+def measure(suite: str, task_id: int, size: int, steps: int, render_profile: str | None) -> Speed:
+    """Both environments through the same smooth random actions from LIBERO's initial state 0."""
+    env = LiberoEnv(suite, task_id, height=size, width=size, render_profile=render_profile)
+    libero()
+    from libero.libero.envs import OffScreenRenderEnv
+
+    plain = OffScreenRenderEnv(
+        bddl_file_name=env.scene.bddl_file, camera_names=["agentview"], camera_heights=size, camera_widths=size
+    )
+    plain.seed(0)
+    plain.reset()
+    plain.set_init_state(env.scene.initial_states[0])
+    plain.robots[0].controller.new_update = True  # see colaworld.envs.scene: aim from the pose that the arm is in
+    env.scene.set_initial(env.scene.initial_states[0])
+    start = env.get_state()
+    actions = np.random.default_rng(0).uniform(-0.7, 0.7, (steps, 7))
+    env.picture()  # opens the GL context, as the reset of the plain environment did
+    ours = theirs = 0.0
+    for action in actions:
+        begun = time.perf_counter()
+        env.step(action)
+        middle = time.perf_counter()
+        for _ in range(env.frame_skip):
+            plain.step(action)
+        ours, theirs = ours + middle - begun, theirs + time.perf_counter() - middle
+    difference = float(np.abs(plain.sim.data.qpos - env.scene.data.qpos).max())
+    begun = time.perf_counter()
+    for _ in range(steps):
+        env.restore_state(start)
+    restoring = time.perf_counter() - begun
+    env.close()
+    plain.close()
+    del plain
+    gc.collect()  # robosuite frees its GL context only when its objects go
+    return Speed(
+        suite=suite,
+        task_id=task_id,
+        height=size,
+        width=size,
+        frame_skip=env.frame_skip,
+        render_profile=env.render_profile,
+        steps=steps,
+        colaworld_steps_per_second=steps / ours,
+        plain_steps_per_second=steps / theirs,
+        ratio=theirs / ours,
+        restores_per_second=steps / restoring,
+        largest_difference=difference,
+    )
+
+
+if __name__ == "__main__":
+    main(benchmark)
