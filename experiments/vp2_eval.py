@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import tyro
@@ -36,7 +36,7 @@ def evaluate(config: EvalConfig, tasks: GoalTasks, get_world: Callable[[], Loade
     ``summary.json``.
 
     ``get_world`` is only called when the planner is among the rows. Raises ValueError for instances that do not
-    exist, a world trained on another render profile than the manifest's, and an ``out`` made with other settings;
+    exist, a world trained on other frames than the manifest's, and an ``out`` made with other settings;
     FloatingPointError when planning finds only NaN (what was finished stays in ``out``).
     """
     instances = choose(tasks, config.categories, config.instances, config.episodes)
@@ -46,56 +46,58 @@ def evaluate(config: EvalConfig, tasks: GoalTasks, get_world: Callable[[], Loade
     policies = make_policies(config, tasks, loaded)
     log = EpisodeLog(out, settings)
     jobs = [
-        (instance, row, seed)
+        Job(instance, row, seed)
         for instance in instances
         for row in config.rows
         for seed in (config.seeds[:1] if row == "expert" else config.seeds)
     ]
-    keys: set[Key] = {(row, instance.index, seed) for instance, row, seed in jobs}
-    todo = [job for job in jobs if (job[1], job[0].index, job[2]) not in log]
+    todo = [job for job in jobs if job.key not in log]
     print(f"{len(todo)} of {len(jobs)} episodes to play, results in {out}", flush=True)
     with tqdm(total=len(jobs), initial=len(jobs) - len(todo), unit="episode", smoothing=0) as progress:
-        for instance, row, seed in todo:
-            policy = policies[row](instance)
-            label = f"{instance.category} {instance.index}, {row}"
-            log.append(play(config, tasks, policy, instance, row, seed, out, progress, label))
+        for job in todo:
+            log.append(play(job, policies[job.row](job.instance), config, tasks, out, progress))
             progress.update()
-    return finish(config, settings, log.records(keys), out)
+    return finish(config, settings, log.records({job.key for job in jobs}), out)
 
 
-def play(
-    config: EvalConfig,
-    tasks: GoalTasks,
-    policy: Policy,
-    instance: GoalInstance,
-    row: str,
-    seed: int,
-    out: Path,
-    progress: tqdm,
-    label: str,
-) -> dict[str, Any]:
+class Job(NamedTuple):
+    """One episode to play."""
+
+    instance: GoalInstance
+    row: str
+    seed: int
+
+    @property
+    def key(self) -> Key:
+        """As the log knows it."""
+        return self.row, self.instance.index, self.seed
+
+
+def play(job: Job, policy: Policy, config: EvalConfig, tasks: GoalTasks, out: Path, progress: tqdm) -> dict[str, Any]:
     """One episode as a record for the log, its pictures written."""
+    instance = job.instance
+    label = f"{instance.category} {instance.index}, {job.row}"
     outcome, footage = run_episode(
         tasks.open(instance),
         policy,
-        seed=episode_seed(seed, instance.index, row),
+        seed=episode_seed(job),
         max_steps=config.max_steps,
         on_step=lambda step: progress.set_postfix_str(f"{label}, step {step + 1}/{config.max_steps}"),
     )
     record = {
-        "row": row,
-        "planner": config.planner if row == "planner" else None,
+        "row": job.row,
+        "planner": config.planner if job.row == "planner" else None,
         "instance": instance.index,
         "category": instance.category,
         "scene": instance.scene,
-        "seed": seed,
+        "seed": job.seed,
         **asdict(outcome),
     }
-    if row == "planner" and config.pictures:
+    if job.row == "planner" and config.pictures:
         result = "reached" if outcome.success else "missed"
         distances = f"{100 * outcome.start_distance:.1f} cm away, closest {100 * outcome.best_distance:.1f} cm"
         title = f"{instance.category} {instance.index} ({instance.scene}), {config.planner}: {result}, {distances}"
-        name = f"{instance.category}_{instance.index:03d}_seed{seed}"
+        name = f"{instance.category}_{instance.index:03d}_seed{job.seed}"
         record["pictures"] = write_pictures(footage, out / "pictures", name, title=title)
     return record
 
@@ -126,9 +128,9 @@ def check_fits(tasks: GoalTasks, loaded: LoadedWorld | None) -> None:
             raise ValueError(f"the weights learned from data of {name} {learned!r}, the manifest's is {wanted!r}")
 
 
-def episode_seed(seed: int, instance: int, row: str) -> int:
+def episode_seed(job: Job) -> int:
     """Its own stream of chance for every episode, whatever else is run or left out."""
-    return int(np.random.SeedSequence([seed, instance, *row.encode()]).generate_state(1)[0])
+    return int(np.random.SeedSequence([job.seed, job.instance.index, *job.row.encode()]).generate_state(1)[0])
 
 
 def finish(config: EvalConfig, settings: dict[str, Any], records: list[dict[str, Any]], out: Path) -> Path:
