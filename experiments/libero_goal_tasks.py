@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium
 
 import colaworld.envs  # noqa: F401  registers the environments
+from colaworld.envs.goals import LiberoGoalReachingEnv
 from colaworld.envs.manifest import DEFAULT_MANIFEST, Manifest, load_manifest
 from colaworld.experiments.goal_tasks import Expert, GoalEnv, GoalInstance
 
@@ -16,14 +17,20 @@ from colaworld.experiments.goal_tasks import Expert, GoalEnv, GoalInstance
 class LiberoGoalTasks:
     """The instances of ``manifest`` (a shipped one's name, a path, or a loaded one; None: the default).
 
-    Nothing is simulated before ``open``. Raises what ``load_manifest`` raises: a manifest that is missing, damaged,
-    or made with another MuJoCo.
+    Nothing is simulated before ``open``, which makes its own environment unless there is an ``env`` of the same
+    manifest. Raises what ``load_manifest`` raises: a manifest that is missing, damaged, or made with another MuJoCo.
     """
 
-    def __init__(self, manifest: str | Path | Manifest | None = None, *, max_steps: int = 15) -> None:
+    def __init__(
+        self,
+        manifest: str | Path | Manifest | None = None,
+        *,
+        max_steps: int = 15,
+        env: LiberoGoalReachingEnv | None = None,
+    ) -> None:
         self.manifest = manifest if isinstance(manifest, Manifest) else load_manifest(manifest or DEFAULT_MANIFEST)
         self.max_steps = max_steps
-        self._env: gymnasium.Env | None = None
+        self._env: gymnasium.Env | None = env
 
     @property
     def instances(self) -> list[GoalInstance]:
