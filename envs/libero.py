@@ -151,16 +151,14 @@ class LiberoEnv(gymnasium.Env):
         return self._renderer.share_of_picture(self.scene.data, CAMERAS[view], self.scene.bodies_of(name))
 
     def _chunk(self, action: np.ndarray) -> np.ndarray:
-        chunk = np.asarray(action, dtype=np.float64)
-        if chunk.shape == (ACTION_DIM,):
-            chunk = np.broadcast_to(chunk, (self.frame_skip, ACTION_DIM))
-        if chunk.shape != (self.frame_skip, ACTION_DIM):
+        given = np.asarray(action, dtype=np.float64)
+        if given.shape not in ((ACTION_DIM,), (self.frame_skip, ACTION_DIM)):
             raise ValueError(
-                f"an action has shape ({ACTION_DIM},) or ({self.frame_skip}, {ACTION_DIM}), got {chunk.shape}"
+                f"an action has shape ({ACTION_DIM},) or ({self.frame_skip}, {ACTION_DIM}), got {given.shape}"
             )
-        if not np.isfinite(chunk).all():
-            raise ValueError(f"action holds {int((~np.isfinite(chunk)).sum())} values that are not finite")
-        return chunk
+        if not np.isfinite(given).all():
+            raise ValueError(f"action holds {int((~np.isfinite(given)).sum())} values that are not finite")
+        return np.broadcast_to(given, (self.frame_skip, ACTION_DIM))
 
     def _observation(self) -> dict[str, np.ndarray]:
         observation = {view: self.picture(view) for view in self._views}

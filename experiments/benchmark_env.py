@@ -86,6 +86,7 @@ def measure(suite: str, task_id: int, size: int, steps: int, render_profile: str
     for action in actions:
         begun = time.perf_counter()
         env.step(action)
+        plain.sim._render_context_offscreen.gl_ctx.make_current()  # robosuite draws into whatever context is current
         middle = time.perf_counter()
         for _ in range(env.frame_skip):
             plain.step(action)
