@@ -13,7 +13,9 @@ import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
-EGL_PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri libopengl0 libgl1 libglib2.0-0"
+EGL_LIBRARIES = {"libEGL.so.1": "EGL", "libGL.so.1": "GL"}
+EGL_PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri libgl1 libglib2.0-0"
+_NO_GRAPHICS = "disabled"
 
 
 class MissingGraphicsError(FileNotFoundError):
@@ -27,7 +29,6 @@ def libero() -> SimpleNamespace:
 
     Raises MissingGraphicsError (EGL libraries) or FileNotFoundError (LIBERO itself is not installed).
     """
-    choose_graphics()
     check_graphics()
     _quiet_robosuite()
     try:
@@ -53,25 +54,28 @@ def libero() -> SimpleNamespace:
 
 
 def choose_graphics() -> None:
-    """Headless EGL on Linux unless the user chose otherwise. MuJoCo reads the choice once, when it is imported."""
+    """Headless EGL on Linux unless the user chose otherwise. MuJoCo reads the choice once, when it is imported.
+
+    Where EGL's libraries are missing, MuJoCo is told to do without pictures, so that it can be imported at all and
+    `check_graphics` gets to say what is missing.
+    """
     if platform.system() == "Linux":
-        os.environ.setdefault("MUJOCO_GL", "egl")
+        os.environ.setdefault("MUJOCO_GL", _NO_GRAPHICS if missing_libraries() else "egl")
 
 
 def check_graphics() -> None:
-    """Raise MissingGraphicsError, naming the packages to install, where EGL was chosen and does not load."""
-    if platform.system() != "Linux" or os.environ.get("MUJOCO_GL", "").lower() != "egl":
-        return
-    missing = [f"lib{name}" for name in ("EGL", "GL") if ctypes.util.find_library(name) is None]
-    try:
-        import mujoco.egl
-    except (ImportError, AttributeError) as error:
-        missing = missing or [str(error)]
-    if missing:
+    """Raise MissingGraphicsError, naming the packages to install, where no picture could be drawn."""
+    missing = missing_libraries() if platform.system() == "Linux" else []
+    if missing and os.environ.get("MUJOCO_GL", "").lower() in (_NO_GRAPHICS, "egl"):
         raise MissingGraphicsError(
             f"cannot draw without a screen, missing: {', '.join(missing)}; "
             f"on Debian or Ubuntu: apt-get install {EGL_PACKAGES}"
         )
+
+
+def missing_libraries() -> list[str]:
+    """Which of the graphics libraries the dynamic linker does not find."""
+    return [file for file, name in EGL_LIBRARIES.items() if ctypes.util.find_library(name) is None]
 
 
 def _quiet_robosuite() -> None:

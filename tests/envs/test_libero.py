@@ -12,6 +12,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import colaworld.envs
+from colaworld.envs import quiet
 from colaworld.envs.libero import LiberoEnv
 
 ACTIONS = np.random.default_rng(5).uniform(-1, 1, (4, 7))
@@ -236,6 +237,15 @@ def test_wrong_actions_and_states_are_named(goal_env: LiberoEnv) -> None:
         goal_env.reset(options={"id": 3})
     with pytest.raises(ValueError, match="unknown object 'bowl'"):
         goal_env.object_pos("bowl")
+
+
+def test_missing_graphics_libraries_are_one_clear_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quiet.ctypes.util, "find_library", lambda name: None)
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    quiet.choose_graphics()
+    assert os.environ["MUJOCO_GL"] == "disabled"  # so that MuJoCo can still be imported
+    with pytest.raises(FileNotFoundError, match="missing: libEGL.so.1, libGL.so.1; .* apt-get install libegl1"):
+        quiet.check_graphics()
 
 
 def test_a_process_ends_without_a_word_and_writes_nowhere(tmp_path: Path) -> None:
