@@ -103,7 +103,7 @@ def _decimated(vertices: np.ndarray, faces: np.ndarray, fraction: float) -> tupl
     try:
         with np.load(path, allow_pickle=False) as stored:
             return stored["vertices"], stored["faces"], stored["normals"]
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
         result = _simplify(vertices, faces, fraction)
     _store(path, result)
     return result

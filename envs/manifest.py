@@ -158,7 +158,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as stored:
             return dict(stored)
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
         raise ValueError(f"goal manifest: {path} cannot be read ({error})") from error
 
 
