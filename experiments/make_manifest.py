@@ -116,14 +116,25 @@ def _reach(env: LiberoEnv, rng: np.random.Generator) -> Candidate | None:
 
 def _push(env: LiberoEnv, rng: np.random.Generator) -> Candidate | None:
     info, play = _begin(env, rng)
-    skill = draw_push(info, play.workspace, rng)
-    if skill is None:
-        return None
-    if not _until_contact(env, skill, info, play.workspace):
+    skill = _promising_push(info, play.workspace, rng)
+    if skill is None or not _until_contact(env, skill, info, play.workspace):
         return None
     height = info["objects"][skill.name][2]
     predicate = Predicate(object=skill.name, target=(*skill.target, height), radius=RADIUS["push"])
     return _finish(env, env.get_state(), predicate, PUSH_DISTANCE)
+
+
+def _promising_push(info: dict[str, Any], workspace: Workspace, rng: np.random.Generator) -> Push | None:
+    """A push long enough to count, and not straight away from the camera (+x), where the hand would hide the object."""
+    for _ in range(20):
+        skill = draw_push(info, workspace, rng)
+        if skill is None:
+            return None
+        offset = skill.target - np.asarray(info["objects"][skill.name])[:2]
+        distance = float(np.linalg.norm(offset))
+        if PUSH_DISTANCE[0] + 0.02 < distance < PUSH_DISTANCE[1] and offset[0] > -0.3 * distance:
+            return skill
+    return None
 
 
 def _until_contact(env: LiberoEnv, skill: Push, info: dict[str, Any], workspace: Workspace) -> bool:

@@ -1,0 +1,133 @@
+"""The shipped goal instances and their environment: VP2's protocol needs sound starts, reachable goals and a frozen manifest."""
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+
+from colaworld.envs import manifest as manifests
+from colaworld.envs.goals import LiberoGoalReachingEnv
+from colaworld.envs.manifest import DEFAULT_MANIFEST, FIRST_SEED, FOLDER, load_manifest
+
+
+@pytest.fixture()
+def copied(tmp_path: Path) -> Path:
+    """The shipped manifest where a test may spoil it."""
+    for suffix in (".json", ".npz"):
+        shutil.copy(FOLDER / f"{DEFAULT_MANIFEST}{suffix}", tmp_path)
+    return tmp_path / f"{DEFAULT_MANIFEST}.json"
+
+
+def spoil(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_what_ships() -> None:
+    manifest = load_manifest()
+    instances = manifest.instances
+    assert Counter(instance.category for instance in instances) >= Counter(reach=20, push=20)
+    first = instances[:12]
+    assert Counter(instance.category for instance in first) == Counter(reach=6, push=6)
+    assert len({(instance.scene, instance.category) for instance in first}) == 4
+    assert [instance.instance for instance in instances] == list(range(len(instances)))
+    assert min(instance.seed for instance in instances) >= FIRST_SEED
+    assert all(1 <= instance.expert_steps <= 12 for instance in instances)
+    radii = {(instance.category, instance.predicate.radius) for instance in instances}
+    assert radii == {("reach", 0.03), ("push", 0.05)}
+    assert all((instance.predicate.object is None) == (instance.category == "reach") for instance in instances)
+    size = sum((FOLDER / f"{DEFAULT_MANIFEST}{suffix}").stat().st_size for suffix in (".json", ".npz"))
+    assert size < 1 << 20
+
+
+@pytest.mark.parametrize("instance", [0, 1])
+def test_the_expert_replays_to_success(reaching_env: LiberoGoalReachingEnv, instance: int) -> None:
+    observation, info = reaching_env.reset(options={"instance": instance})
+    assert reaching_env.observation_space.contains(observation)
+    assert not info["success"] and info["distance"] >= 0.10 - 1e-9
+    assert info["category"] == ("reach", "push")[instance]
+    expert, steps = reaching_env.expert(), 0
+    terminated = False
+    while not terminated and steps < 15:
+        observation, reward, terminated, truncated, info = reaching_env.step(expert(info))
+        steps += 1
+        assert (reward, terminated) == (float(info["success"]), info["success"])
+    assert steps == reaching_env.instance.expert_steps
+    assert info["distance"] < reaching_env.instance.predicate.radius
+
+
+@pytest.mark.parametrize("instance", [0, 1])
+def test_the_goal_state_fulfils_the_predicate_and_looks_like_the_goal_frame(
+    reaching_env: LiberoGoalReachingEnv, instance: int
+) -> None:
+    observation, _ = reaching_env.reset(options={"instance": instance})
+    goal, info = reaching_env.libero.restore_state(reaching_env.manifest.goals[instance])
+    assert reaching_env.instance.predicate.distance(info) < 1e-6
+    np.testing.assert_array_equal(goal["agentview"], observation["goal"])
+    assert not np.array_equal(observation["agentview"], observation["goal"])
+
+
+def test_every_start_is_apart_from_its_goal_in_the_simulator(reaching_env: LiberoGoalReachingEnv) -> None:
+    reaching_env.reset(options={"instance": 0})
+    here = reaching_env.instance.scene
+    for instance in reaching_env.manifest.instances:
+        if instance.scene == here:
+            _, info = reaching_env.libero.restore_state(reaching_env.manifest.starts[instance.instance], render=False)
+            assert instance.predicate.distance(info) >= 0.10 - 1e-9
+
+
+def test_the_registered_environment_has_vp2s_limit() -> None:
+    assert gymnasium.spec("colaworld/LiberoGoalReaching-v0").max_episode_steps == 15
+
+
+def test_unknown_instances_and_profiles_are_named(reaching_env: LiberoGoalReachingEnv) -> None:
+    count = len(reaching_env.manifest.instances)
+    with pytest.raises(ValueError, match=f"unknown instance {count} of goal manifest .* 0..{count - 1}"):
+        reaching_env.reset(options={"instance": count})
+    with pytest.raises(ValueError, match="drawn with render_profile 'lite', asked for 'full'"):
+        LiberoGoalReachingEnv(0, reaching_env.manifest, render_profile="full")
+
+
+def test_a_missing_manifest_is_named() -> None:
+    with pytest.raises(FileNotFoundError, match=f"no goal manifest 'elsewhere' .*shipped: {DEFAULT_MANIFEST}"):
+        load_manifest("elsewhere")
+
+
+def test_a_changed_manifest_is_refused(copied: Path) -> None:
+    described = json.loads(copied.read_text())
+    described["instances"][0]["predicate"]["radius"] = 0.3
+    spoil(copied, instances=described["instances"])
+    with pytest.raises(ValueError, match="content has sha256 .* frozen as"):
+        load_manifest(copied)
+
+
+def test_changed_arrays_are_refused(copied: Path) -> None:
+    with np.load(copied.with_suffix(".npz")) as stored:
+        arrays = dict(stored)
+    arrays["goal_frames"][0, 0, 0, 0] ^= 1
+    np.savez_compressed(copied.with_suffix(".npz"), **arrays)
+    with pytest.raises(ValueError, match="frozen as"):
+        load_manifest(copied)
+
+
+def test_another_mujoco_is_refused(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifests, "version", lambda package: "3.17.0")
+    with pytest.raises(ValueError, match="made with mujoco 3.3.2, but 3.17.0 is installed"):
+        load_manifest(copied)
+
+
+def test_damaged_files_are_named(copied: Path) -> None:
+    described = json.loads(copied.read_text())
+    del described["instances"][0]["seed"]
+    spoil(copied, instances=described["instances"])
+    with pytest.raises(ValueError, match="field 'seed' is missing"):
+        load_manifest(copied)
+    copied.with_suffix(".npz").write_bytes(copied.with_suffix(".npz").read_bytes()[:1000])
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_manifest(copied)
+    copied.with_suffix(".npz").unlink()
+    with pytest.raises(FileNotFoundError, match="belongs beside"):
+        load_manifest(copied)
