@@ -77,6 +77,8 @@ class EvalConfig:
     """Whether MPPI divides costs by their standard deviation."""
     objective: Literal["latent", "pixel", "sum"] = "latent"
     """Squared distance to the goal frame in the codec's latents, in pixels (VP2), or their weighted sum."""
+    blur: float = 0.0
+    """Pixels are compared after smoothing by a Gaussian of this many pixels (VP2: 0); some 4 of 64 reach further."""
     pixel_weight: float = 1.0
     """Weight of the pixel term of --objective sum."""
     latent_weight: float = 1.0
@@ -146,7 +148,7 @@ def make_planner(config: EvalConfig) -> Planner:
 
 def make_objective(config: EvalConfig) -> Objective:
     """The objective that the flags name."""
-    pixel, latent = PixelGoal(last=config.last), LatentGoal(last=config.last)
+    pixel, latent = PixelGoal(last=config.last, blur=config.blur), LatentGoal(last=config.last)
     if config.objective == "pixel":
         return pixel
     if config.objective == "latent":
@@ -169,6 +171,8 @@ def row_settings(
         "flow": {"steps": config.flow_steps, "std": config.flow_std, "guidance": config.guidance},
         "checkpoint": checkpoint,
     }
+    if config.objective != "latent":
+        planning |= {"blur": config.blur}
     if config.objective == "sum":
         planning |= {"pixel_weight": config.pixel_weight, "latent_weight": config.latent_weight}
     settings = {

@@ -4,12 +4,14 @@ VP2 sums squared errors over *all* predicted frames (sooner is better) and all p
 the last frames. Shapes: imagined ``(S, H, *latent)``, goal frame uint8 ``(3, height, width)``, costs ``(S,)``.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from einops import rearrange, reduce
 from torch import Tensor
+from torch.nn import functional as F
 
 from colaworld.planning.protocols import Objective, World
 
@@ -18,22 +20,28 @@ from colaworld.planning.protocols import Objective, World
 class PixelGoal:
     """Summed squared pixel error, pixels in [0, 1], of the last ``last`` predicted frames (None: all, as VP2) to the
     goal frame.
+
+    ``blur`` is the standard deviation, in pixels, of a Gaussian that both are smoothed by first. Differs from VP2 (0,
+    the default): sharp pixels say little about how far away an arm is that does not overlap its goal.
     """
 
     last: int | None = None
+    blur: float = 0.0
 
     def __post_init__(self) -> None:
         check_last(self.last)
+        if not 0 <= self.blur < float("inf"):
+            raise ValueError(f"blur (pixels) must be 0 or more, got {self.blur}")
 
     def target(self, world: World, goal: Tensor) -> Tensor:
         """The goal frame as float32 ``(3, height, width)`` in [0, 1]; raises ValueError unless it is uint8."""
         check_goal(goal)
-        return goal.float() / 255
+        return blurred(goal[None].float() / 255, self.blur)[0]
 
     def __call__(self, world: World, imagined: Tensor, target: Tensor) -> Tensor:
         """Costs ``(S,)``."""
         kept = last_frames(imagined, self.last)
-        frames = world.decode(rearrange(kept, "s h ... -> (s h) ..."))
+        frames = blurred(world.decode(rearrange(kept, "s h ... -> (s h) ...")), self.blur)
         errors = reduce((frames - target.to(frames)) ** 2, "n c height width -> n", "sum")
         return reduce(errors, "(s h) -> s", "sum", s=len(kept))
 
@@ -81,6 +89,20 @@ class WeightedSum:
             for term, weight, own in zip(self.terms, self.weights, target, strict=True)
         ]
         return torch.stack(costs).sum(dim=0)
+
+
+def blurred(frames: Tensor, std: float) -> Tensor:
+    """``(N, C, height, width)`` smoothed by a Gaussian of ``std`` pixels, the border pixels going on outside."""
+    if std == 0:
+        return frames
+    radius = math.ceil(3 * std)
+    offsets = torch.arange(-radius, radius + 1, device=frames.device, dtype=frames.dtype)
+    kernel = torch.exp(-((offsets / std) ** 2) / 2)
+    kernel = kernel / kernel.sum()
+    planes = rearrange(frames, "n c height width -> (n c) 1 height width")
+    planes = F.conv2d(F.pad(planes, (radius, radius, 0, 0), mode="replicate"), kernel[None, None, None, :])
+    planes = F.conv2d(F.pad(planes, (0, 0, radius, radius), mode="replicate"), kernel[None, None, :, None])
+    return rearrange(planes, "(n c) 1 height width -> n c height width", n=len(frames))
 
 
 def last_frames(imagined: Tensor, last: int | None) -> Tensor:

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
 from colaworld.planning.imagined_cost import imagined_cost
-from colaworld.planning.objectives import LatentGoal, PixelGoal, WeightedSum
+from colaworld.planning.objectives import LatentGoal, PixelGoal, WeightedSum, blurred
 
 HALF_PIXELS = 3 * 8 * 4
 """Values in one half of a frame."""
@@ -46,6 +47,37 @@ def test_weighted_sum_by_hand(brightness_world) -> None:
     assert costs.tolist() == pytest.approx([0.125 * HALF_PIXELS, 2.0625 / 2 * HALF_PIXELS + 10.0], rel=1e-5)
     with pytest.raises(ValueError, match="1 terms, 2 weights"):
         WeightedSum(terms=(PixelGoal(),), weights=(1.0, 1.0))
+
+
+def test_blurring_is_scipys_gaussian_filter() -> None:
+    frames = torch.rand(2, 3, 9, 12, generator=torch.Generator().manual_seed(0))
+    expected = gaussian_filter(frames.numpy(), (0, 0, 1.5, 1.5), mode="nearest", radius=(0, 0, 5, 5))
+    assert blurred(frames, 1.5).numpy() == pytest.approx(expected, abs=1e-5)
+    assert torch.equal(blurred(frames, 0.0), frames)
+
+
+def test_a_blurred_goal_is_felt_from_afar() -> None:
+    """Two spots that do not overlap: sharp pixels cannot tell which is nearer to the goal, blurred ones can."""
+
+    class Pictures:
+        def decode(self, latents: torch.Tensor) -> torch.Tensor:
+            return latents
+
+    def spot(column: int) -> torch.Tensor:
+        frame = torch.zeros(3, 8, 24)
+        frame[:, 3:5, column : column + 2] = 1
+        return frame
+
+    imagined = torch.stack([spot(8), spot(14)])[:, None]
+    goal = (spot(2) * 255).to(torch.uint8)
+    sharp, smooth = (
+        objective(Pictures(), imagined, objective.target(Pictures(), goal))
+        for objective in (PixelGoal(), PixelGoal(blur=3.0))
+    )
+    assert sharp[0] == sharp[1]
+    assert smooth[0] < 0.8 * smooth[1]
+    with pytest.raises(ValueError, match="blur.*-1"):
+        PixelGoal(blur=-1.0)
 
 
 @pytest.mark.parametrize("objective", [PixelGoal(), LatentGoal()])
