@@ -175,15 +175,20 @@ class Play:
     # ---- parts of segments -------------------------------------------------------------------------------------------
 
     def _follow(self, skill: Skill, *, limit: int) -> Iterator[np.ndarray]:
-        """Actions of ``skill`` until it is done, ``limit`` steps, or three steps that went nowhere (it leans on
-        something)."""
+        """Actions of ``skill`` until it is done, ``limit`` steps at most.
+
+        It ends early after three steps that went nowhere, when the hand leans on something, and well outside the
+        workspace, when it chases what rolled away.
+        """
         stuck, before = 0, None
         for _ in range(limit):
             position = np.asarray(self._info["ee_pos"], float)
             stuck = stuck + 1 if before is not None and np.linalg.norm(position - before) < 0.004 else 0
+            outside = np.maximum(self.workspace.low - position, position - self.workspace.high).max()
+            leaving = before is not None and outside > 0.1
             before = position
             action = skill(self._info)
-            if skill.done or stuck == 3:
+            if skill.done or leaving or stuck == 3:
                 return
             yield action
 
