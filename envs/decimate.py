@@ -1,8 +1,8 @@
 """Fewer triangles in the meshes that are only looked at, for small pictures on a machine without a GPU.
 
-LIBERO's scenes hold some 250,000 triangles, most of them in the robot's covers, its pedestal and a bowl; at 64x64 nearly
-all are smaller than a pixel. Only meshes whose geoms take part in no collision are touched, and only their pictures:
-masses and inertias were computed when the model was compiled. Results are cached on disk, keyed by the mesh itself.
+LIBERO's scenes hold some 250,000 triangles, most of them in the robot's covers, its pedestal and a bowl; at 64x64
+nearly all are smaller than a pixel. Only meshes whose geoms take part in no collision are touched, and only their
+pictures: masses and inertias were computed when the model was compiled. Results are cached on disk, by mesh.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
-"""VP2-style goal reaching in LIBERO as Gymnasium environments: start, goal frame and predicate come from a frozen manifest.
+"""VP2-style goal reaching in LIBERO as Gymnasium environments: start, goal frame and predicate of a frozen manifest.
 
-VP2's protocol: 15 environment steps (the registration's limit), the goal frame in the observation, success by the simulator's
-state in any step, so an episode ends at success.
+VP2's protocol: 15 environment steps (the registration's limit), the goal frame in the observation, success by the
+simulator's state in any step, so an episode ends at success.
 """
 
 from pathlib import Path
@@ -22,10 +22,10 @@ PUSH_TOLERANCE = 0.02
 class LiberoGoalReachingEnv(gymnasium.Env):
     """Bring the gripper or an object where the goal frame shows it.
 
-    ``instance`` counts from 0 in ``manifest`` (a shipped manifest's name, a path, or a loaded `Manifest`). Observation: uint8
-    ``agentview`` and ``goal`` (height, width, 3). ``info``: what `LiberoEnv` tells, with ``success`` meaning the
-    instance's predicate now, and ``distance`` (metres to the target), ``category`` and ``instance``. Reward 1.0 at success, which
-    terminates.
+    ``instance`` counts from 0 in ``manifest`` (a shipped manifest's name, a path, or a loaded `Manifest`). Observation:
+    uint8 ``agentview`` and ``goal`` (height, width, 3). ``info``: what `LiberoEnv` tells, with ``success`` meaning the
+    instance's predicate now, and ``distance`` (metres to the target), ``category`` and ``instance``. Reward 1.0 at
+    success, which terminates.
 
     Raises ValueError for an unknown instance, or a ``render_profile`` other than the manifest's.
     """
@@ -64,7 +64,9 @@ class LiberoGoalReachingEnv(gymnasium.Env):
         """Make ``instance`` the one that `reset` starts; the simulator is kept where the scene is the same."""
         count = len(self.manifest.instances)
         if isinstance(instance, bool) or not isinstance(instance, int | np.integer) or not 0 <= instance < count:
-            raise ValueError(f"unknown instance {instance!r} of goal manifest {self.manifest.name}; it must be 0..{count - 1}")
+            raise ValueError(
+                f"unknown instance {instance!r} of goal manifest {self.manifest.name}; it must be 0..{count - 1}"
+            )
         self.instance: Instance = self.manifest.instances[instance]
         if self.instance.scene != self._scene:
             self.close()
@@ -129,7 +131,7 @@ class LiberoGoalReachingEnv(gymnasium.Env):
 
 
 def expert_for(predicate: Predicate, *, gripper: float) -> Skill:
-    """The scripted expert that fulfils ``predicate``; a reach keeps the ``gripper`` command (-1 open, 1 closed) of its start."""
+    """The scripted expert that fulfils ``predicate``; a reach keeps its start's ``gripper`` (-1 open, 1 closed)."""
     if predicate.object is None:
         return Reach(predicate.target, gripper=CLOSED if gripper > 0 else OPEN, max_step=EXPERT_MAX_STEP)
     return Push(predicate.object, predicate.target[:2], tolerance=PUSH_TOLERANCE, max_step=EXPERT_MAX_STEP)

@@ -1,4 +1,4 @@
-"""LIBERO as Gymnasium environments at the model's rate (4 Hz): one step holds an action for ``frame_skip`` control steps.
+"""LIBERO as Gymnasium environments at the model's rate (4 Hz): a step holds an action for ``frame_skip`` control steps.
 
 VP2's protocol plans at this rate. Observations are dictionaries of uint8 pictures ``(height, width, 3)``, upright as a
 person sees them, drawn once for each step. Rewards are sparse: 1.0 in a state where LIBERO's goal predicate holds.
@@ -100,7 +100,7 @@ class LiberoEnv(gymnasium.Env):
     def close(self) -> None:
         self._renderer.close()
 
-    # ---- beyond Gymnasium: exact states, and motion without pictures --------------------------------------------------
+    # ---- beyond Gymnasium: exact states, and motion without pictures -------------------------------------------
 
     def advance(self, action: np.ndarray) -> dict[str, Any]:
         """`step` without a picture, for scripted experts and searches: returns ``info`` only."""
@@ -126,7 +126,7 @@ class LiberoEnv(gymnasium.Env):
             raise ValueError(f"unknown view {view!r}; known: {', '.join(CAMERAS)}")
         return self._renderer.picture(self.scene.data, CAMERAS[view])
 
-    # ---- privileged reads -----------------------------------------------------------------------------------------
+    # ---- privileged reads --------------------------------------------------------------------------------------
 
     @property
     def ee_pos(self) -> np.ndarray:

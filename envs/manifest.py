@@ -1,9 +1,9 @@
 """Frozen goal instances for VP2-style planning: start state, goal state, goal frame and predicate, under one hash.
 
-A manifest is ``name.json`` (what a person reads) with ``name.npz`` beside it: ``starts_<scene>`` and ``goals_<scene>`` float64
-(n, state), rows in the order of the scene's instances, and ``goal_frames`` uint8 (instances, height, width, 3).
-Made with seeds from 1,000,000 on; training data uses those below. States mean what they meant only in the same MuJoCo, and
-frames compare only within one render profile, so both are checked.
+A manifest is ``name.json`` (what a person reads) with ``name.npz`` beside it: ``starts_<scene>`` and ``goals_<scene>``
+float64 (n, state), rows in the order of the scene's instances, and ``goal_frames`` uint8 (instances, height, width, 3).
+Made with seeds from 1,000,000 on; training data uses those below. States mean what they meant only in the same MuJoCo,
+and frames compare only within one render profile, so both are checked.
 """
 
 import hashlib
@@ -57,7 +57,10 @@ class Instance:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Instances with their arrays. ``starts``, ``goals``: float64 (state,) each; ``goal_frames``: uint8 (n, height, width, 3)."""
+    """Instances with their arrays.
+
+    ``starts``, ``goals``: float64 (state,) for each instance; ``goal_frames``: uint8 (n, height, width, 3).
+    """
 
     name: str
     mujoco: str
@@ -130,8 +133,8 @@ def manifest_path(name_or_path: str | Path) -> Path:
 def load_manifest(name_or_path: str | Path = DEFAULT_MANIFEST) -> Manifest:
     """Read and check a manifest.
 
-    Raises FileNotFoundError when a file is missing; ValueError when the content does not have the hash it was frozen with, a
-    field is missing, or it was made with another MuJoCo or robosuite than is installed.
+    Raises FileNotFoundError when a file is missing; ValueError when the content does not have the hash it was frozen
+    with, a field is missing, or it was made with another MuJoCo or robosuite than is installed.
     """
     path = manifest_path(name_or_path)
     try:
@@ -148,7 +151,9 @@ def load_manifest(name_or_path: str | Path = DEFAULT_MANIFEST) -> Manifest:
         )
     for package, wanted in (("mujoco", manifest.mujoco), ("robosuite", manifest.robosuite)):
         if version(package) != wanted:
-            raise ValueError(f"goal manifest {path} was made with {package} {wanted}, but {version(package)} is installed")
+            raise ValueError(
+                f"goal manifest {path} was made with {package} {wanted}, but {version(package)} is installed"
+            )
     return manifest
 
 
@@ -171,7 +176,9 @@ def _assembled(described: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -
         for name, states in (("starts", starts), ("goals", goals)):
             stored = arrays[f"{name}_{instance.scene}"]
             if row >= len(stored):
-                raise ValueError(f"goal manifest {described['name']}: {name}_{instance.scene} has only {len(stored)} rows")
+                raise ValueError(
+                    f"goal manifest {described['name']}: {name}_{instance.scene} has only {len(stored)} rows"
+                )
             states.append(stored[row])
     fields = ("name", "mujoco", "robosuite", "render_profile", "height", "width", "frame_skip")
     return Manifest(

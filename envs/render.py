@@ -10,6 +10,7 @@ Pictures are uint8 ``(height, width, 3)``, upright and not mirrored: what a pers
 
 import atexit
 import functools
+import os
 import weakref
 from dataclasses import dataclass
 
@@ -135,6 +136,7 @@ class SceneRenderer:
             self._renderer = None
 
     def _open(self) -> mujoco.Renderer:
+        _check_context()
         model = self._model
         model.vis.quality.offsamples = self._profile.multisamples
         width, height = self._width * self._profile.supersample, self._height * self._profile.supersample
@@ -144,6 +146,15 @@ class SceneRenderer:
         renderer = mujoco.Renderer(model, height, width)
         _close_at_exit()
         return renderer
+
+
+def _check_context() -> None:
+    context = getattr(mujoco.gl_context, "GLContext", None)
+    if os.environ.get("MUJOCO_GL") == "egl" and getattr(context, "__module__", "") != "mujoco.egl":
+        raise ValueError(
+            "MuJoCo was imported before colaworld.envs and looks for a screen; "
+            "import colaworld.envs first or set MUJOCO_GL=egl"
+        )
 
 
 _OPEN: "weakref.WeakSet[SceneRenderer]" = weakref.WeakSet()
@@ -156,5 +167,5 @@ def _close_all() -> None:
 
 @functools.cache
 def _close_at_exit() -> None:
-    """Register once, *after* the first context: handlers run last in, first out, and MuJoCo ends EGL in one of its own."""
+    """Register once, *after* the first context: handlers run last in, first out, and one of MuJoCo's own ends EGL."""
     atexit.register(_close_all)

@@ -4,9 +4,9 @@ The scene is robosuite's own environment and controller, built without camera ob
 robosuite's 25 model steps, so the physics is that of ``OffScreenRenderEnv``, bit for bit (one thing differs: robosuite
 aims the very first action after ``set_init_state`` from the pose the arm was built in; here it is the pose it is in).
 
-The state vector is float64 ``(n,)``: MuJoCo's ``mjSTATE_INTEGRATION`` (time, positions, velocities, warm start, controls),
-then what robosuite keeps in Python: the gripper's integrated command (2) and the orientation that the controller
-holds while an action asks for no rotation (9). A restored state continues exactly as it would have.
+The state vector is float64 ``(n,)``: MuJoCo's ``mjSTATE_INTEGRATION`` (time, positions, velocities, warm start,
+controls), then what robosuite keeps in Python: the gripper's integrated command (2) and the orientation that the
+controller holds while an action asks for no rotation (9). A restored state continues exactly as it would have.
 """
 
 import os
@@ -111,7 +111,7 @@ class LiberoScene:
         self.set_state(self._settled[key])
 
     def set_initial(self, initial: np.ndarray) -> None:
-        """Positions and velocities of one row of `initial_states`, unsettled, everything else as after a fresh reset."""
+        """Positions and velocities of one row of `initial_states`, unsettled; all else as after a fresh reset."""
         expected = 1 + self.model.nq + self.model.nv
         if initial.shape != (expected,):
             raise ValueError(f"{self._initial_states_file}: rows should have {expected} values, got {initial.shape}")
@@ -260,7 +260,7 @@ def _build(bddl_file: str) -> object:
 
 
 def _with_seeds(build: Callable[[], object], refused: type[Exception]) -> object:
-    """Call ``build`` under a fixed global NumPy seed (robosuite draws from it), the next one if it finds no placement."""
+    """Call ``build`` under a fixed global NumPy seed (robosuite draws from it); the next one if placing fails."""
     before = np.random.get_state()
     try:
         for seed in range(_PLACEMENT_SEED, _PLACEMENT_SEED + 100):

@@ -1,7 +1,8 @@
 """How fast the environment is: ``python experiments/benchmark_env.py``.
 
-Steps ``colaworld``'s LIBERO environment and LIBERO's own ``OffScreenRenderEnv`` through the same control steps in the same process,
-taking turns so that a busy machine slows both, and prints environment steps (of ``frame_skip`` control steps) per second.
+Steps ``colaworld``'s LIBERO environment and LIBERO's own ``OffScreenRenderEnv`` through the same control steps in the
+same process, taking turns so that a busy machine slows both, and prints environment steps (of ``frame_skip`` control
+steps) per second.
 """
 
 import gc
@@ -56,7 +57,7 @@ def benchmark(
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     speed = measure(suite, task_id, size, steps, render_profile)
-    print(f"{suite} task {task_id}, {size}x{size}, agentview, {speed.frame_skip} control steps a step, {steps} steps each")
+    print(f"{suite} task {task_id}, agentview {size}x{size}, {steps} steps of {speed.frame_skip} control steps each")
     print(f"  colaworld ({speed.render_profile}): {speed.colaworld_steps_per_second:6.2f} environment steps/s")
     print(f"  plain OffScreenRenderEnv:  {speed.plain_steps_per_second:6.2f} environment steps/s")
     print(f"  ratio {speed.ratio:.1f}; restoring a state with its picture: {speed.restores_per_second:.1f}/s")

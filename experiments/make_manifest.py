@@ -4,8 +4,8 @@ VP2 draws start and goal from scripted trajectories that are not in the training
 1,000,000 or more, and the scripted expert that is scored beside the planners finishes it within 12 environment steps.
 
 reach: play for a moment, then the expert moves the gripper 10 to 25 cm; success within 3 cm of where it ended.
-push: a scripted push begins; the start is where the fingers stand behind the object, success is the object within 5 cm of where
-the expert left it (or came nearest to its aim), at least 10 cm away.
+push: a scripted push begins; the start is where the fingers stand behind the object, success is the object within 5 cm
+of where the expert left it (or came nearest to its aim), at least 10 cm away.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Decimation of visual meshes: fewer triangles on the same surface, collision untouched, a cache that may be lost or broken."""
+"""Decimation of visual meshes: fewer triangles, same surface, collision untouched, a cache that may break."""
 
 from pathlib import Path
 

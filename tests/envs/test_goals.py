@@ -1,4 +1,4 @@
-"""The shipped goal instances and their environment: VP2's protocol needs sound starts, reachable goals and a frozen manifest."""
+"""The shipped goal instances and their environment: sound starts, reachable goals, and a manifest that stays frozen."""
 
 import json
 import shutil

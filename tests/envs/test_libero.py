@@ -1,4 +1,4 @@
-"""The LIBERO environment: Gymnasium's contract, exact states, LIBERO's own physics and pictures, errors a user can read."""
+"""The LIBERO environment: Gymnasium's contract, exact states, LIBERO's own physics and pictures, readable errors."""
 
 import os
 import subprocess
@@ -36,8 +36,8 @@ def test_gymnasium_checks_pass(goal_env: LiberoEnv) -> None:
 
 def test_five_suites_are_registered_with_liberos_caps() -> None:
     assert colaworld.envs.FRAME_SKIP == 5
-    caps = {name: gymnasium.spec(f"colaworld/{name}-v0").max_episode_steps for name in ("LiberoSpatial", "LiberoObject")}
-    caps |= {name: gymnasium.spec(f"colaworld/{name}-v0").max_episode_steps for name in ("LiberoGoal", "Libero10", "Libero90")}
+    suites = ("LiberoSpatial", "LiberoObject", "LiberoGoal", "Libero10", "Libero90")
+    caps = {name: gymnasium.spec(f"colaworld/{name}-v0").max_episode_steps for name in suites}
     assert caps == {"LiberoSpatial": 56, "LiberoObject": 56, "LiberoGoal": 60, "Libero10": 104, "Libero90": 80}
 
 

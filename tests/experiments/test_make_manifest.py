@@ -1,4 +1,4 @@
-"""The manifest maker's promises to a user who may already have a frozen manifest; what it makes is tested in tests/envs."""
+"""The manifest maker's promises to a user who already has a frozen manifest; what it makes is tested in tests/envs."""
 
 from pathlib import Path
 
