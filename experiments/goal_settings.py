@@ -48,7 +48,7 @@ class EvalConfig:
     planner: Literal["cem", "mppi", "random_shooting"] = "cem"
     """How actions are searched."""
     run: Path | None = None
-    """Folder of a trained system; the weights that ship when not given."""
+    """Folder of a training run or of a trained system; the weights that ship when not given."""
     preset: str = "tiny"
     """Which of the presets' shipped weights; not used with --run."""
     manifest: str | None = None

@@ -36,8 +36,10 @@ def load_world(path: Path | None, *, preset: str, device: str, steps: int, std: 
 
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device {device}: this machine has no CUDA device that PyTorch can use")
-    path = path or weights_path(preset)
+    path = system_folder(path) if path else weights_path(preset)
     system = load_system(path, device=device)
+    if system.info.stage != "adapter":
+        raise ValueError(f"{path} has only been trained to stage {system.info.stage!r}; planning needs 'adapter'")
     return LoadedWorld(
         world=ColaWorld(system, SamplerConfig(steps=steps, std=std, guidance=guidance)),
         checkpoint=system_hash(path),
@@ -46,6 +48,12 @@ def load_world(path: Path | None, *, preset: str, device: str, steps: int, std: 
         width=system.info.width,
         frame_skip=system.info.frame_skip,
     )
+
+
+def system_folder(path: Path) -> Path:
+    """``path`` itself, or the system inside when it is the folder of a training run."""
+    inside = path / "system"
+    return inside if (inside / "system.json").is_file() else path
 
 
 def system_hash(path: Path) -> str:

@@ -5,7 +5,7 @@ import json
 import imageio.v2 as imageio
 import torch
 
-from colaworld.adapters.system import save_system
+from colaworld.adapters.system import save_system, staged
 from colaworld.experiments.goal_settings import EvalConfig
 from colaworld.experiments.libero_goal_tasks import LiberoGoalTasks
 from colaworld.experiments.presets import PRESETS, build
@@ -23,7 +23,7 @@ def test_every_row_plays_in_the_real_simulator(reaching_env, tmp_path) -> None:
         action_dim=7,
         render_profile=manifest.render_profile,
     )
-    save_system(system, tmp_path / "system")
+    save_system(staged(system, "adapter"), tmp_path / "system")
     instance = reaching_env.instance.instance
     config = EvalConfig(run=tmp_path / "system", instances=(instance,), samples=3, iterations=1, horizon=2)
     tasks = LiberoGoalTasks(manifest, env=reaching_env)

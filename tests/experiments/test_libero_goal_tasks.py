@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from colaworld.adapters.system import save_system
+from colaworld.adapters.system import save_system, staged
 from colaworld.envs.manifest import Instance, Manifest, Predicate
 from colaworld.experiments import cli
 from colaworld.experiments.libero_goal_tasks import LiberoGoalTasks
@@ -71,7 +71,7 @@ def arguments(tmp_path) -> list[str]:
     """Flags that would run, from here on."""
     torch.manual_seed(0)
     system = build(PRESETS["nano"], height=16, width=16, frame_skip=5, action_dim=7, render_profile="lite")
-    save_system(system, tmp_path / "system")
+    save_system(staged(system, "adapter"), tmp_path / "system")
     path = write(manifest(), tmp_path)
     return ["--run", str(tmp_path / "system"), "--manifest", str(path), "--out", str(tmp_path / "out")]
 

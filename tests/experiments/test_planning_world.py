@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from colaworld.adapters.system import save_system
+from colaworld.adapters.system import save_system, staged
 from colaworld.experiments.goal_settings import EvalConfig
 from colaworld.experiments.planning_world import load_world, system_hash
 from colaworld.experiments.presets import PRESETS, build
@@ -15,9 +15,10 @@ from colaworld.experiments.vp2_eval import evaluate, world_of
 
 
 def system():
-    """An untrained nano system for 16x16 frames."""
+    """A nano system for 16x16 frames that claims to be trained."""
     torch.manual_seed(0)
-    return build(PRESETS["nano"], height=16, width=16, frame_skip=5, action_dim=7, render_profile="lite")
+    fresh = build(PRESETS["nano"], height=16, width=16, frame_skip=5, action_dim=7, render_profile="lite")
+    return staged(fresh, "adapter")
 
 
 @pytest.fixture
@@ -62,6 +63,17 @@ def test_a_system_without_an_adapter_cannot_plan(tmp_path) -> None:
     save_system(replace(system(), adapter=None), tmp_path / "joint")
     with pytest.raises(ValueError, match="no adapter"):
         load(tmp_path / "joint")
+
+
+def test_a_half_trained_system_is_refused(tmp_path) -> None:
+    save_system(staged(system(), "joint"), tmp_path / "joint")
+    with pytest.raises(ValueError, match="'joint'; planning needs 'adapter'"):
+        load(tmp_path / "joint")
+
+
+def test_the_folder_of_a_training_run_will_do(tmp_path) -> None:
+    save_system(system(), tmp_path / "run" / "system")
+    assert load(tmp_path / "run").checkpoint == load(tmp_path / "run" / "system").checkpoint
 
 
 def test_a_device_that_is_not_there_is_named(saved, monkeypatch) -> None:
