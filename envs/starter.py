@@ -102,14 +102,21 @@ def _write_scene(group: h5py.Group, scene: StarterScene) -> None:
         )
     arrays = {
         "actions": steps.astype(np.int8),
-        "ee_pos": np.round(scene.ee_pos / METRES_UNIT).astype(np.int16),
-        "object_pos": np.round(scene.object_pos / METRES_UNIT).astype(np.int16),
+        "ee_pos": _tenths_of_millimetres(scene.ee_pos),
+        "object_pos": _tenths_of_millimetres(scene.object_pos),
         "seeds": scene.seeds,
         "kinds": np.array(scene.kinds, dtype="S"),
         "splits": np.array(scene.splits, dtype="S"),
     }
     for name, array in arrays.items():
         group.create_dataset(name, data=array, compression="gzip", compression_opts=9, shuffle=True)
+
+
+def _tenths_of_millimetres(metres: np.ndarray) -> np.ndarray:
+    farthest = np.abs(metres).max()
+    if farthest > 3.2:
+        raise ValueError(f"a position of {farthest:.2f} m from the origin does not fit the starter data (3.2 m)")
+    return np.round(metres / METRES_UNIT).astype(np.int16)
 
 
 def _read_scene(group: h5py.Group, video: Path) -> StarterScene:
