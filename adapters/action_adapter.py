@@ -5,7 +5,7 @@ last two frames' latents, because codes learned on little data name where the ar
 cannot tell that.
 
 Shapes: action chunks ``(B, N, frame_skip, A)`` in the robot's units, context latents ``(B, N, context_frames, C, h, w)``, latent actions
-``(B, N, D)`` (before the bottleneck, which snaps them to codes).
+``(B, N, D)`` in the codebook's space (the bottleneck snaps them to codes).
 """
 
 import torch
@@ -61,7 +61,9 @@ class ActionAdapter(ModelMixin, ConfigMixin):
         """``(B, N, frame_skip, A)`` and, if the adapter sees frames, ``(B, N, context_frames, C, h, w)`` -> ``(B, N, D)``."""
         expected = (self.config.frame_skip, self.config.action_dim)
         if actions.shape[-2:] != expected:
-            raise ValueError(f"action chunks have shape {tuple(actions.shape[-2:])}, the adapter was made for {expected}")
+            raise ValueError(
+                f"action chunks have shape {tuple(actions.shape[-2:])}, the adapter was made for {expected}"
+            )
         x = rearrange((actions - self.action_mean) / self.action_std, "b n k a -> b n (k a)")
         if self.config.context_frames:
             if context is None or context.shape[2] != self.config.context_frames:

@@ -55,7 +55,7 @@ class ColaWorld:
     def latent_actions(self, actions: Tensor, context: Tensor) -> Tensor:
         """Chunks ``(B, N, frame_skip, A)`` and the clip's latents ``(B, N + 1, C, h, w)``, the last not read -> ``(B, N, D)``."""
         windows = context_windows(context, self.adapter.config.context_frames)
-        return self.model.bottleneck(self.adapter(actions, windows)).latents
+        return self.model.bottleneck.snap(self.adapter(actions, windows)).latents
 
     @torch.no_grad()
     def start(self, frames: Tensor, actions: Tensor) -> Imagined:
@@ -83,7 +83,7 @@ class ColaWorld:
         def next_action(step: int, recent: Tensor) -> Tensor:
             frames = self.adapter.config.context_frames
             window = recent[:, None, -frames:] if frames else None
-            return self.model.bottleneck(self.adapter(chunks[:, step : step + 1], window)).latents[:, 0]
+            return self.model.bottleneck.snap(self.adapter(chunks[:, step : step + 1], window)).latents[:, 0]
 
         return next_action
 

@@ -37,7 +37,9 @@ class HeldOutConfig:
 
     def __post_init__(self) -> None:
         if self.clips < 2 or not 0 <= self.strips <= self.clips:
-            raise ValueError(f"held-out clips must be 2 or more and strips between 0 and clips, got {self.clips}, {self.strips}")
+            raise ValueError(
+                f"held-out clips must be 2 or more and strips between 0 and clips, got {self.clips}, {self.strips}"
+            )
 
 
 def report_held_out(system: ColaSystem, episodes: Sequence[Episode], config: HeldOutConfig, folder: Path) -> dict:
@@ -47,11 +49,20 @@ def report_held_out(system: ColaSystem, episodes: Sequence[Episode], config: Hel
     truth = torch.stack([torch.from_numpy(frames) for frames, _ in windows]).float() / 255.0
     report = compare(truth, imagined)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "held_out.json").write_text(json.dumps({"clips": len(windows), "seed": config.seed, **report}, indent=2) + "\n")
+    (folder / "held_out.json").write_text(
+        json.dumps({"clips": len(windows), "seed": config.seed, **report}, indent=2) + "\n"
+    )
     for number in range(config.strips):
-        rows = {"real": truth[number], **{name: frames[number] for name, frames in imagined.items() if "shuffled" not in name}}
+        rows = {
+            "real": truth[number],
+            **{name: frames[number] for name, frames in imagined.items() if "shuffled" not in name},
+        }
         iio.imwrite(folder / f"strip_{number}.png", strip(list(rows.values())))
-    print(table(report), f"strips (rows: real, {', '.join(name for name in imagined if 'shuffled' not in name)}): {folder}", sep="\n")
+    print(
+        table(report),
+        f"strips (rows: real, {', '.join(name for name in imagined if 'shuffled' not in name)}): {folder}",
+        sep="\n",
+    )
     return report
 
 
@@ -153,5 +164,7 @@ def table(report: dict) -> str:
 
 def strip(rows: Sequence[Tensor], scale: int = 2) -> np.ndarray:
     """Rows of frames ``(T, 3, height, width)`` in [0, 1] as one picture, enlarged without smoothing."""
-    picture = rearrange(torch.stack(list(rows)), "r t c h w -> (r h) (t w) c").clamp(0, 1).mul(255).round().byte().numpy()
+    picture = (
+        rearrange(torch.stack(list(rows)), "r t c h w -> (r h) (t w) c").clamp(0, 1).mul(255).round().byte().numpy()
+    )
     return repeat(picture, "h w c -> (h i) (w j) c", i=scale, j=scale)

@@ -1,6 +1,6 @@
 """Turn two finished runs into the weights that ship: bf16, the codec stored once, inside the package.
 
-    python experiments/package_weights.py --pretrained runs/pretrained/system --cola runs/cola/system
+python experiments/package_weights.py --pretrained runs/pretrained/system --cola runs/cola/system
 """
 
 from dataclasses import replace
@@ -27,13 +27,13 @@ def package_weights(*, pretrained: Path, cola: Path, limit_mib: float = LIMIT_MI
             raise ValueError(f"{cola}: its codec is not that of {pretrained} ({key} differs)")
     free = replace(free, conditioner=None, inverse_dynamics=None, bottleneck=None, adapter=None)
     parts = [*free.parts().values(), *whole.parts().values()]
-    count = sum(p.numel() for part in parts for p in part.parameters()) - sum(p.numel() for p in free.codec.parameters())
+    count = sum(p.numel() for part in parts for p in part.parameters()) - sum(
+        p.numel() for p in free.codec.parameters()
+    )
     if 2 * count > limit_mib * 2**20:
         raise ValueError(f"the weights would take {2 * count / 2**20:.2f} MiB in bf16, more than {limit_mib} MiB")
     save_system(free, weights_path(free.info.preset, "pretrained"), dtype=torch.bfloat16)
-    save_system(
-        whole, weights_path(whole.info.preset, "cola"), dtype=torch.bfloat16, codec="../pretrained/codec"
-    )
+    save_system(whole, weights_path(whole.info.preset, "cola"), dtype=torch.bfloat16, codec="../pretrained/codec")
     print(f"{count:,} parameters, {2 * count / 2**20:.2f} MiB: {weights_path(whole.info.preset, 'cola').parent}")
 
 

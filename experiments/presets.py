@@ -75,9 +75,7 @@ def build(
         max_steps=video.config.max_frames,
         **preset.conditioner,
     )
-    inverse = InverseDynamics(
-        output_dim=narrow.input_dim, tokens=narrow.config.tokens, history=history, **latent, **preset.inverse_dynamics
-    )
+    inverse = InverseDynamics(output_dim=narrow.input_dim, history=history, **latent, **preset.inverse_dynamics)
     adapter_size = dict(preset.adapter)
     if not adapter_context:  # the paper's: two layers, the action alone
         adapter_size |= {"context_frames": 0, "depth": 2}

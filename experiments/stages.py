@@ -24,6 +24,11 @@ TRAINED: dict[StageName, tuple[str, ...]] = {
     "adapter": ("video", "conditioner", "adapter"),
 }
 
+TRAINED_BY: dict[StageName, tuple[str, ...]] = {
+    stage: tuple(dict.fromkeys(name for earlier in STAGES[: number + 1] for name in TRAINED[earlier]))
+    for number, stage in enumerate(STAGES)
+}
+"""What is trained when a stage ends; nothing else is worth saving."""
 CODEC_STRIDE = 3
 
 
@@ -81,14 +86,26 @@ class StageModel(nn.Module):
             latents = self.codec.encode(frames)
         imagined = self.imagines(step)
         if self.stage != "adapter":
-            return self.cola(latents, generator, use_actions=self.stage != "pretrain", imagined=imagined)
+            return self.cola(
+                latents,
+                generator,
+                use_actions=self.stage != "pretrain",
+                imagined=imagined,
+                commitment=self.commitment(step),
+            )
         with torch.no_grad():
             codes = self.cola.latent_actions(latents)
         context = self.cola.imagined_context(latents, codes.latents) if imagined else None
         flow = self.cola.flow_loss(latents, codes.latents, generator, context=context)
         windows = context_windows(latents, self.adapter.config.context_frames)
-        adapted, parts = adapter_loss(self.cola.bottleneck, self.adapter(batch.actions, windows), codes.latents, codes.indices)
+        adapted, parts = adapter_loss(
+            self.cola.bottleneck, self.adapter(batch.actions, windows), codes.latents, codes.indices
+        )
         return flow + adapted, {"flow": flow.detach(), **parts}
+
+    def commitment(self, step: int) -> float:
+        """The commitment loss grows in over the warm-up: before the codes are of use it would only herd them together."""
+        return min(1.0, step / max(1, self.config.steps)) if self.stage == "warmup" else 1.0
 
     def imagines(self, step: int) -> bool:
         """Whether step ``step`` lies in the stretch on imagined frames."""

@@ -52,11 +52,11 @@ class TrainConfig:
     history: int = 0
     """How many earlier frames the code of a step may see besides its own two."""
     flow: FlowConfig = FlowConfig()
-    codec: StageConfig = StageConfig(steps=2400, batch_size=12, learning_rate=2e-3)
+    codec: StageConfig = StageConfig(steps=2200, batch_size=12, learning_rate=2e-3)
     pretrain: StageConfig = StageConfig(steps=1200)
-    warmup: StageConfig = StageConfig(steps=600)
-    joint: StageConfig = StageConfig(steps=1800, imagined=0.2)
-    adapter: StageConfig = StageConfig(steps=600, learning_rate=4e-4, imagined=0.5, shift=0)
+    warmup: StageConfig = StageConfig(steps=450)
+    joint: StageConfig = StageConfig(steps=1000, imagined=0.2)
+    adapter: StageConfig = StageConfig(steps=360, learning_rate=4e-4, imagined=0.5, shift=0)
     loop: LoopConfig = LoopConfig()
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
     held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
@@ -99,7 +99,14 @@ def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")]) -> None:
             if stage == "adapter":
                 system.adapter.normalise_by(all_actions(train_clips).to(accelerator.device))
             system = train_stage(
-                accelerator, system, stage, config.stage(stage), config.loop, data, config.out, steps_before=steps_before
+                accelerator,
+                system,
+                stage,
+                config.stage(stage),
+                config.loop,
+                data,
+                config.out,
+                steps_before=steps_before,
             )
         steps_before += config.stage(stage).steps
     accelerator.end_training()
@@ -119,7 +126,9 @@ def check_same_run(config: TrainConfig) -> None:
         differing = [key for key in said if said[key] != before.get(key)]
         if differing:
             key = differing[0]
-            raise ValueError(f"{path}: this run was started with {key}={before.get(key)}, not {said[key]}; choose another --out")
+            raise ValueError(
+                f"{path}: this run was started with {key}={before.get(key)}, not {said[key]}; choose another --out"
+            )
     else:
         config.out.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")

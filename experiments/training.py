@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from tqdm import tqdm
 from colaworld.adapters.system import ColaSystem, save_system, staged
 from colaworld.envs.demos import ClipDataset
 from colaworld.experiments.batches import Batch, StepBatches, collate, derived_seed
-from colaworld.experiments.stages import StageConfig, StageModel, StageName
+from colaworld.experiments.stages import TRAINED, TRAINED_BY, StageConfig, StageModel, StageName
 from colaworld.experiments.watch import watch
 
 
@@ -40,7 +40,9 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         if min(self.log_every, self.watch_every) < 1:
-            raise ValueError(f"log_every and watch_every must be 1 or more, got {self.log_every} and {self.watch_every}")
+            raise ValueError(
+                f"log_every and watch_every must be 1 or more, got {self.log_every} and {self.watch_every}"
+            )
         if not 0.0 <= self.ema_decay < 1.0:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
 
@@ -138,14 +140,18 @@ def train_stage(
     loader = accelerator.prepare(DataLoader(data.train, batch_sampler=sampler, collate_fn=_as_dict))
     journal = Journal(accelerator, folder, steps_before + start)
     saved, shown = time.monotonic(), {}
-    bar = tqdm(total=config.steps, initial=start, desc=f"{stage:>8}", disable=not accelerator.is_main_process, mininterval=1.0)
+    bar = tqdm(
+        total=config.steps, initial=start, desc=f"{stage:>8}", disable=not accelerator.is_main_process, mininterval=1.0
+    )
     for step, tensors in enumerate(loader, start=start):
         batch = Batch(**tensors)
         seed = derived_seed(loop.seed, stage, "noise", step, accelerator.process_index)
         torch.manual_seed(seed)
         loss, metrics = wrapped(batch, step, torch.Generator(accelerator.device).manual_seed(seed))
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss of stage {stage} is {loss.item()} at step {step}; see {folder / 'metrics.jsonl'}")
+            raise FloatingPointError(
+                f"the loss of stage {stage} is {loss.item()} at step {step}; see {folder / 'metrics.jsonl'}"
+            )
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(parameters, loop.gradient_clip)
         optimizer.step()
@@ -159,18 +165,22 @@ def train_stage(
             bar.set_postfix({key: f"{value:.3g}" for key, value in shown.items()}, refresh=False)
             journal.write(stage, done, steps_before + done, shown | {"learning_rate": scheduler.get_last_lr()[0]})
         if done % loop.watch_every == 0 or done == config.steps:
-            journal.write(stage, done, steps_before + done, _watched(ema, parameters, system, stage, data, loop.seed, bar))
+            journal.write(
+                stage, done, steps_before + done, _watched(ema, parameters, system, stage, data, loop.seed, bar)
+            )
         if time.monotonic() - saved > loop.checkpoint_seconds and done < config.steps:
             _checkpoint(accelerator, folder, stage, done)
             saved = time.monotonic()
     bar.close()
     if config.steps:
         ema.copy_to(parameters)
+        _recalibrate(system, stage, data)
     if stage == "codec" and config.steps:
         system.codec.standardise(_standardising_frames(data.train))
     system = staged(system, stage)
     if accelerator.is_main_process:
-        save_system(system, folder / "system")
+        untrained = {name: None for name in system.parts() if name not in TRAINED_BY[stage]}
+        save_system(replace(system, **untrained), folder / "system")
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     accelerator.free_memory()
     accelerator.wait_for_everyone()
@@ -185,10 +195,20 @@ def _watched(ema, parameters, system, stage: str, data: Data, seed: int, bar: tq
     """The watched numbers under the EMA weights, also shown above the bar."""
     ema.store(parameters)
     ema.copy_to(parameters)
+    norm = {key: value.clone() for key, value in system.bottleneck.state_dict().items() if key.startswith("norm.")}
+    _recalibrate(system, stage, data)
     numbers = watch(staged(system, stage), stage, data.watched_train, data.held_out, seed=seed)
     ema.restore(parameters)
+    system.bottleneck.load_state_dict(norm, strict=False)
     bar.write(f"  {stage} held out: " + "  ".join(f"{key} {value:.3f}" for key, value in numbers.items()))
     return {f"held_out/{key}": value for key, value in numbers.items()}
+
+
+@torch.no_grad()
+def _recalibrate(system: ColaSystem, stage: StageName, data: Data) -> None:
+    """The bottleneck standardises by the averaged weights' own statistics, where those weights changed."""
+    if "inverse_dynamics" in TRAINED[stage]:
+        system.bottleneck.recalibrate(system.inverse_dynamics(system.codec.encode(data.watched_train.frames)))
 
 
 def _checkpoint(accelerator: Accelerator, folder: Path, stage: str, step: int) -> None:

@@ -80,7 +80,7 @@ def _action_metrics(
             metrics[f"entropy_{token}"] = health.entropy
     if system.adapter is not None and system.info.stage == "adapter":
         windows = context_windows(latents, system.adapter.config.context_frames)
-        adapted = model.bottleneck(system.adapter(held_out.actions, windows))
+        adapted = model.bottleneck.snap(system.adapter(held_out.actions, windows))
         metrics["flow_adapter"] = model.flow_loss(latents, adapted.latents, torch.Generator().manual_seed(seed))
         metrics["predicted_adapter"] = mean_error(model, latents, adapted.latents)
         if read.indices is not None:

@@ -43,7 +43,9 @@ class ActionConditioner(ModelMixin, ConfigMixin):
             )
             for _ in range(depth)
         )
-        self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 6 * video_width))
+        self.out = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 6 * video_width)
+        )
         nn.init.zeros_(self.out[-1].weight)
         nn.init.zeros_(self.out[-1].bias)
 

@@ -53,9 +53,11 @@ class ColaModel(nn.Module):
         self.inverse_dynamics, self.bottleneck = inverse_dynamics, bottleneck
         self.flow = flow
 
-    def latent_actions(self, latents: Tensor, generator: torch.Generator | None = None) -> Bottlenecked:
+    def latent_actions(
+        self, latents: Tensor, generator: torch.Generator | None = None, *, commitment: float = 1.0
+    ) -> Bottlenecked:
         """What the latent action model reads off a clip: ``(B, T - 1, D)``."""
-        return self.bottleneck(self.inverse_dynamics(latents), generator)
+        return self.bottleneck(self.inverse_dynamics(latents), generator, commitment=commitment)
 
     def flow_loss(
         self,
@@ -84,16 +86,22 @@ class ColaModel(nn.Module):
         return torch.cat([latents[:, :CONTEXT_FRAMES], imagined], dim=1)
 
     def forward(
-        self, latents: Tensor, generator: torch.Generator, *, use_actions: bool = True, imagined: bool = False
+        self,
+        latents: Tensor,
+        generator: torch.Generator,
+        *,
+        use_actions: bool = True,
+        imagined: bool = False,
+        commitment: float = 1.0,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The training loss and its parts."""
         if not use_actions:
             loss = self.flow_loss(latents, None, generator)
             return loss, {"flow": loss.detach()}
-        latent = self.latent_actions(latents, generator)
+        latent = self.latent_actions(latents, generator, commitment=commitment)
         context = self.imagined_context(latents, latent.latents) if imagined else None
         flow = self.flow_loss(latents, latent.latents, generator, context=context)
-        return flow + latent.loss, {"flow": flow.detach(), **latent.parts}
+        return self.flow.weight * flow + latent.loss, {"flow": flow.detach(), **latent.parts}
 
     @torch.no_grad()
     def action_use(self, latents: Tensor, actions: Tensor, seed: int) -> ActionUse:

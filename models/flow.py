@@ -20,12 +20,14 @@ class FlowConfig:
     """Where flows start and which times are trained.
 
     ``std``: of the noise added to the last frame in training. ``mean_fraction``: share of frames trained exactly as a plan will ask
-    for them, from the bare last frame at time 0. Not stated in the paper: time is drawn logit-normal, as OpenSora 1.2 does.
+    for them, from the bare last frame at time 0. ``weight``: of the flow loss beside the codebook's losses. Differs from the paper
+    (1): from the last frame velocities are small, and the commitment loss would outweigh what they say about actions. Not stated in the paper: time is drawn logit-normal, as OpenSora 1.2 does.
     """
 
     source: Literal["last_frame", "noise"] = "last_frame"
     std: float = 0.5
     mean_fraction: float = 0.5
+    weight: float = 10.0
 
     def __post_init__(self) -> None:
         if self.source not in ("last_frame", "noise"):
@@ -35,7 +37,9 @@ class FlowConfig:
         if not 0.0 <= self.mean_fraction <= 1.0:
             raise ValueError(f"mean_fraction must lie in [0, 1], got {self.mean_fraction}")
         if self.source == "noise" and self.mean_fraction > 0.0:
-            raise ValueError(f"mean_fraction={self.mean_fraction} needs source='last_frame': noise has no mean to start from")
+            raise ValueError(
+                f"mean_fraction={self.mean_fraction} needs source='last_frame': noise has no mean to start from"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

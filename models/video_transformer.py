@@ -56,7 +56,9 @@ class VideoTransformer(ModelMixin, ConfigMixin):
         self.time_embedding = TimestepEmbedding(256, width)
         self.time_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
         self.blocks = nn.ModuleList(
-            Block(width, heads, temporal=temporal, mlp_ratio=mlp_ratio) for _ in range(depth) for temporal in (False, True)
+            Block(width, heads, temporal=temporal, mlp_ratio=mlp_ratio)
+            for _ in range(depth)
+            for temporal in (False, True)
         )
         self.final_norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.final_table = nn.Parameter(torch.zeros(2, width))
@@ -84,7 +86,9 @@ class VideoTransformer(ModelMixin, ConfigMixin):
         ``positions (F,)`` is each frame's place in the clip; ``mask (F, cached + F)`` bool says which frames each may see (None: all).
         """
         if int(positions.max()) >= self.config.max_frames:
-            raise ValueError(f"frame {int(positions.max())} of a clip, but the model was made for {self.config.max_frames} frames")
+            raise ValueError(
+                f"frame {int(positions.max())} of a clip, but the model was made for {self.config.max_frames} frames"
+            )
         patch = self.config.patch
         x = self.embed(rearrange(latents, "b f c (i p) (j q) -> b f (i j) (c p q)", p=patch, q=patch))
         x = x + self.patch_position + self.frame_position[positions][:, None]

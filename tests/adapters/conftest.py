@@ -29,7 +29,7 @@ def system() -> ColaSystem:
         adapter=ActionAdapter(latent_action_dim=16, **LATENT, hidden=16),
     )
     with torch.no_grad():
-        for part in (made.video, made.conditioner):
+        for part in (made.video, made.conditioner, made.adapter):
             for parameter in part.parameters():
                 parameter.add_(0.2 * torch.randn_like(parameter))
     made.bottleneck(torch.randn(4, 40, 16))

@@ -46,7 +46,7 @@ def test_cross_entropy_teaches_the_codes():
         loss.backward()
         optimizer.step()
     assert metrics["adapter_accuracy"] > 0.95
-    assert (bottleneck(adapter(actions)).indices == indices).float().mean() > 0.95
+    assert (bottleneck.snap(adapter(actions)).indices == indices).float().mean() > 0.95
 
 
 def test_a_continuous_target_is_regressed():

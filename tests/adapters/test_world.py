@@ -34,7 +34,7 @@ def test_actions_matter_from_their_own_step_on(system):
     actions = torch.zeros(2, 4, 7)
     actions[1, 2] = 1.0
     imagined = world.imagine(start, actions)
-    torch.testing.assert_close(imagined[0, :2], imagined[1, :2], rtol=0, atol=0)
+    torch.testing.assert_close(imagined[0, :2], imagined[1, :2], rtol=1e-4, atol=1e-5)
     found = {int(seed) for seed in range(40) if _differs(world, start, seed)}
     assert found, "no action of forty changed what is imagined"
 
@@ -43,7 +43,7 @@ def _differs(world: ColaWorld, start, seed: int) -> bool:
     actions = torch.zeros(2, 3, 7)
     actions[1, 2] = 4.0 * torch.randn(7, generator=torch.Generator().manual_seed(seed))
     imagined = world.imagine(start, actions)
-    return bool((imagined[0, 2] - imagined[1, 2]).abs().max() > 1e-5)
+    return bool((imagined[0, 2] - imagined[1, 2]).abs().max() > 1e-3)
 
 
 def test_the_adapter_sees_the_frame_that_was_just_imagined(system):

@@ -97,7 +97,9 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path, stage):
     resumed = run(tmp_path / "resumed", stage, Squares())
     for name, part in unbroken.parts().items():
         for key, value in part.state_dict().items():
-            torch.testing.assert_close(resumed.parts()[name].state_dict()[key], value, rtol=0, atol=0, msg=f"{name}.{key}")
+            torch.testing.assert_close(
+                resumed.parts()[name].state_dict()[key], value, rtol=0, atol=0, msg=f"{name}.{key}"
+            )
     logs = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("unbroken", "resumed")]
     assert logs[0] == logs[1]
     assert not (tmp_path / "resumed" / "checkpoint").exists()
@@ -110,7 +112,9 @@ def test_a_stage_moves_its_own_parts_and_no_other(tmp_path, stage):
     after = run(tmp_path, stage, Squares())
     for name, part in after.parts().items():
         trainable = dict(part.named_parameters())
-        moved = any(not torch.equal(before[name][key], value) for key, value in part.state_dict().items() if key in trainable)
+        moved = any(
+            not torch.equal(before[name][key], value) for key, value in part.state_dict().items() if key in trainable
+        )
         # The codebook is filled by k-means when it first sees tokens, whoever trains.
         if name != "bottleneck":
             assert moved == (name in TRAINED[stage]), name
@@ -120,7 +124,16 @@ def test_logged_numbers(tmp_path):
     run(tmp_path, "joint", Squares())
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     watched = lines[-1]
-    for name in ("copy", "flow", "flow_shuffled", "flow_constant", "action_use", "displacement_r2", "utilisation_0", "entropy_1"):
+    for name in (
+        "copy",
+        "flow",
+        "flow_shuffled",
+        "flow_constant",
+        "action_use",
+        "displacement_r2",
+        "utilisation_0",
+        "entropy_1",
+    ):
         assert np.isfinite(watched[f"held_out/{name}"])
     assert {"loss", "flow", "codebook", "commitment", "learning_rate"} <= set(lines[0])
 

@@ -47,7 +47,8 @@ def test_what_moves_weighs_more():
     moving = still.clone()
     moving[:, 2, :, 4:8, 4:8] = 255 - moving[:, 2, :, 4:8, 4:8]
     plain, weighted = (
-        FrameCodec(height=16, width=16, channels=(8, 8), latent_channels=4, motion_weight=weight) for weight in (0.0, 8.0)
+        FrameCodec(height=16, width=16, channels=(8, 8), latent_channels=4, motion_weight=weight)
+        for weight in (0.0, 8.0)
     )
     weighted.load_state_dict(plain.state_dict())
     for clip, louder in ((still, False), (moving, True)):

@@ -52,7 +52,9 @@ def test_frames_have_times_of_their_own():
 def test_noise_source_forgets_the_last_frame():
     config = FlowConfig(source="noise", mean_fraction=0.0)
     draws = [
-        training_pairs(config, torch.full((1, 2, 1, 1, 1), value), torch.zeros(1, 2, 1, 1, 1), torch.Generator().manual_seed(0))[0]
+        training_pairs(
+            config, torch.full((1, 2, 1, 1, 1), value), torch.zeros(1, 2, 1, 1, 1), torch.Generator().manual_seed(0)
+        )[0]
         for value in (0.0, 9.0)
     ]
     torch.testing.assert_close(*draws)
@@ -60,7 +62,9 @@ def test_noise_source_forgets_the_last_frame():
 
 def test_interpolation_ends():
     source, data = torch.randn(1, 2, 1, 1, 1), torch.randn(1, 2, 1, 1, 1)
-    torch.testing.assert_close(interpolate(source, data, torch.tensor([[0.0, 1.0]])), torch.cat([source[:, :1], data[:, 1:]], 1))
+    torch.testing.assert_close(
+        interpolate(source, data, torch.tensor([[0.0, 1.0]])), torch.cat([source[:, :1], data[:, 1:]], 1)
+    )
 
 
 @pytest.mark.parametrize(

@@ -70,13 +70,14 @@ def test_quantising_is_idempotent_up_to_the_codes():
     bottleneck = filled(Bottleneck(entries=8, width=4)).eval()
     out = bottleneck(torch.randn(3, 5, 8))
     torch.testing.assert_close(bottleneck.from_indices(out.indices), out.latents)
+    assert (bottleneck.snap(out.latents).indices == out.indices).all()
     assert (bottleneck.code_logits(torch.randn(3, 5, 8)).shape) == (3, 5, 2, 8)
 
 
 def test_logits_agree_with_the_codes_that_are_picked():
     bottleneck = filled(Bottleneck(entries=8, width=4)).eval()
     raw = torch.randn(3, 40, 8)
-    assert (bottleneck.code_logits(raw).argmax(dim=-1) == bottleneck(raw).indices).all()
+    assert (bottleneck.code_logits(raw).argmax(dim=-1) == bottleneck.snap(raw).indices).all()
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -102,6 +103,35 @@ def test_commitment_weighs_a_quarter_of_the_codebook_loss():
     torch.testing.assert_close(out.loss.detach(), out.parts["codebook"] + 0.25 * out.parts["commitment"])
 
 
+def test_nearly_equal_tokens_are_spread_over_the_codebook():
+    bottleneck = Bottleneck(entries=8, width=4).train()
+    raw = 5.0 + 0.01 * torch.randn(8, 50, 8)
+    assert all(health.utilisation == 1.0 for health in codebook_health(bottleneck(raw).indices, 8))
+
+
+def test_a_window_of_one_clip_does_not_reach_another_in_evaluation():
+    bottleneck = filled(Bottleneck(entries=8, width=4)).eval()
+    raw = torch.randn(2, 5, 8)
+    torch.testing.assert_close(bottleneck(raw).latents[:1], bottleneck(raw[:1]).latents)
+
+
+def test_recalibrating_takes_the_statistics_it_is_given():
+    bottleneck = filled(Bottleneck(entries=8, width=4)).eval()
+    raw = torch.randn(4, 50, 8)
+    bottleneck.recalibrate(raw)
+    before = bottleneck(raw).indices
+    bottleneck.recalibrate(3.0 * raw + 2.0)
+    assert (bottleneck(3.0 * raw + 2.0).indices == before).all()
+
+
+def test_commitment_can_grow_in():
+    bottleneck = filled(Bottleneck(entries=8, width=4)).eval()
+    raw = torch.randn(2, 3, 8)
+    none, half, whole = (bottleneck(raw, commitment=share).loss for share in (0.0, 0.5, 1.0))
+    torch.testing.assert_close(half - none, whole - half)
+    assert whole > none
+
+
 def test_the_continuous_bottleneck_has_the_same_door():
     bottleneck = Bottleneck(kind="continuous", tokens=2, width=4)
     raw = torch.randn(2, 3, bottleneck.input_dim, requires_grad=True)
@@ -110,6 +140,7 @@ def test_the_continuous_bottleneck_has_the_same_door():
     torch.testing.assert_close(out.latents, raw[..., :8])
     noisy = bottleneck(raw, torch.Generator().manual_seed(0)).latents
     assert (noisy - out.latents).abs().max() > 1e-3
+    torch.testing.assert_close(bottleneck.snap(raw[..., :8]).latents, raw[..., :8])
     standard = bottleneck(torch.zeros(1, 1, 16))
     assert standard.parts["kl"] == 0.0
 

@@ -61,7 +61,9 @@ def test_flow_times_are_each_frames_own(video):
     clean, noised, time = clip(1, 4), clip(1, 4, seed=3), torch.full((1, 4), 0.3)
     other = time.clone()
     other[:, 2] = 0.9
-    changed = (video.two_streams(clean, noised, time) - video.two_streams(clean, noised, other)).abs().amax(dim=(0, 2, 3, 4))
+    changed = (
+        (video.two_streams(clean, noised, time) - video.two_streams(clean, noised, other)).abs().amax(dim=(0, 2, 3, 4))
+    )
     assert changed[2] > 1e-4
     assert changed[[0, 1, 3]].max() == 0.0
 
@@ -73,7 +75,10 @@ def test_parallel_training_equals_cached_imagining(video, conditioner):
     cache = video.remember(clean[:, :2])
     for frame in range(1, 11):
         one = video.next_velocity(
-            noised[:, frame : frame + 1], time[:, frame : frame + 1], cache, action_modulation=modulation[:, frame : frame + 1]
+            noised[:, frame : frame + 1],
+            time[:, frame : frame + 1],
+            cache,
+            action_modulation=modulation[:, frame : frame + 1],
         )
         torch.testing.assert_close(one[:, 0], parallel[:, frame], rtol=1e-4, atol=1e-5)
         if frame + 1 < 11:
