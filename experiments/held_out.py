@@ -32,8 +32,11 @@ class HeldOutConfig:
     """How many held-out windows to imagine, and how many to draw."""
 
     clips: int = 64
+    """Held-out windows that are imagined."""
     strips: int = 6
+    """How many of them are drawn."""
     seed: int = 0
+    """Which windows."""
 
     def __post_init__(self) -> None:
         if self.clips < 2 or not 0 <= self.strips <= self.clips:

@@ -37,10 +37,15 @@ class StageConfig:
     """One stage's budget and optimiser. Not stated in the paper for models this small: found by trial on training clips."""
 
     steps: int
+    """Optimiser steps."""
     batch_size: int = 8
+    """Clips in a batch, over all processes."""
     learning_rate: float = 8e-4
+    """AdamW's, at its peak; it decays along a cosine."""
     learning_rate_warmup: int = 50
+    """Steps in which the learning rate grows in."""
     weight_decay: float = 0.01
+    """AdamW's."""
     shift: int = 4
     """Random crop: clips are shifted by up to this many pixels."""
     imagined: float = 0.0

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
@@ -31,12 +32,19 @@ class LoopConfig:
     """How often a run logs, watches and saves."""
 
     seed: int = 0
+    """Of weights, batches and noise."""
     log_every: int = 10
+    """Steps between lines of training losses."""
     watch_every: int = 100
+    """Steps between looks at held-out clips."""
     checkpoint_seconds: float = 120.0
+    """How old a checkpoint may get."""
     gradient_clip: float = 1.0
+    """Largest norm of the gradient."""
     ema_decay: float = 0.998
-    mixed_precision: str = "no"
+    """Of the averaged weights that are watched and saved."""
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """accelerate's."""
 
     def __post_init__(self) -> None:
         if min(self.log_every, self.watch_every) < 1:

@@ -17,17 +17,17 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class FlowConfig:
-    """Where flows start and which times are trained.
-
-    ``std``: of the noise added to the last frame in training. ``mean_fraction``: share of frames trained exactly as a plan will ask
-    for them, from the bare last frame at time 0. ``weight``: of the flow loss beside the codebook's losses. Differs from the paper
-    (1): from the last frame velocities are small, and the commitment loss would outweigh what they say about actions. Not stated in the paper: time is drawn logit-normal, as OpenSora 1.2 does.
-    """
+    """Where flows start and which times are trained. Not stated in the paper: times are logit-normal, as in OpenSora 1.2."""
 
     source: Literal["last_frame", "noise"] = "last_frame"
+    """Where a frame's flow starts; "noise" (the paper's) goes with mean_fraction 0."""
     std: float = 0.5
+    """Standard deviation of the noise added to the last frame in training."""
     mean_fraction: float = 0.5
+    """Share of frames trained as a plan asks for them: from the bare last frame, at time 0."""
     weight: float = 10.0
+    """Of the flow loss beside the codebook's losses. Differs from the paper (1): from the last frame velocities are small,
+    and the commitment loss would outweigh what they say about actions."""
 
     def __post_init__(self) -> None:
         if self.source not in ("last_frame", "noise"):
