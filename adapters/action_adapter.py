@@ -1,11 +1,11 @@
 """Adapter: real action chunks to latent actions in the same codebook.
 
-Paper: a two-layer MLP from the action alone (``context_frames=0`` here). Differs from the paper: the small presets' default also sees the
-last two frames' latents, because codes learned on little data name where the arm ends up as much as how it moves, and an action alone
-cannot tell that.
+Paper: a two-layer MLP from the action alone (``context_frames=0`` here). Differs from the paper: the small presets'
+default also sees the last two frames' latents, because codes learned on little data name where the arm ends up as much
+as how it moves, and an action alone cannot tell that.
 
-Shapes: action chunks ``(B, N, frame_skip, A)`` in the robot's units, context latents ``(B, N, context_frames, C, h, w)``, latent actions
-``(B, N, D)`` in the codebook's space (the bottleneck snaps them to codes).
+Shapes: action chunks ``(B, N, frame_skip, A)`` in the robot's units, context latents ``(B, N, context_frames, C, h,
+w)``, latent actions ``(B, N, D)`` in the codebook's space (the bottleneck snaps them to codes).
 """
 
 import torch
@@ -58,7 +58,9 @@ class ActionAdapter(ModelMixin, ConfigMixin):
         self.action_std.copy_(flat.std(dim=0).clamp_min(MIN_ACTION_STD))
 
     def forward(self, actions: Tensor, context: Tensor | None = None) -> Tensor:
-        """``(B, N, frame_skip, A)`` and, if the adapter sees frames, ``(B, N, context_frames, C, h, w)`` -> ``(B, N, D)``."""
+        """``(B, N, frame_skip, A)`` and, if the adapter sees frames, ``(B, N, context_frames, C, h, w)`` -> ``(B, N,
+        D)``.
+        """
         expected = (self.config.frame_skip, self.config.action_dim)
         if actions.shape[-2:] != expected:
             raise ValueError(
@@ -89,8 +91,8 @@ def adapter_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """How far the adapter's ``predicted (B, N, D)`` is from the inverse dynamics model's latent actions.
 
-    With codes: cross-entropy over the distances to the codebook's entries, whose nearest one the bottleneck then picks; a regression
-    to the code vector would spend itself on codes that are near misses. Without codes: mean squared error.
+    With codes: cross-entropy over the distances to the codebook's entries, whose nearest one the bottleneck then picks;
+    a regression to the code vector would spend itself on codes that are near misses. Without codes: mean squared error.
     """
     if indices is None:
         error = F.mse_loss(predicted, latents)

@@ -1,8 +1,9 @@
 """A whole trained system in one folder: codec, video model, latent action model, conditioner, adapter.
 
-``system.json`` says what the system was made for (frame size, frame skip, render profile) and where each part lies; every part is a
-``config.json`` and safetensors, through diffusers' ``save_pretrained`` / ``from_pretrained``. Nothing in a checkpoint is executed. A part's
-place may point outside the folder (``../codec``), so that two systems share one codec.
+``system.json`` says what the system was made for (frame size, frame skip, render profile) and where each part lies;
+every part is a ``config.json`` and safetensors, through diffusers' ``save_pretrained`` / ``from_pretrained``. Nothing
+in a checkpoint is executed. A part's place may point outside the folder (``../codec``), so that two systems share one
+codec.
 """
 
 import json
@@ -53,7 +54,9 @@ class SystemInfo:
 
 @dataclass(kw_only=True)
 class ColaSystem:
-    """The parts, on one device. ``adapter`` is None until it is trained; the action parts are None in an action-free system."""
+    """The parts, on one device. ``adapter`` is None until it is trained; the action parts are None in an action-free
+    system.
+    """
 
     info: SystemInfo
     codec: FrameCodec
@@ -75,14 +78,18 @@ class ColaSystem:
 
 
 def weights_path(preset: str, name: str = "cola") -> Path:
-    """Where the weights that ship with the package lie: ``name`` is ``"cola"`` (whole system) or ``"pretrained"`` (action-free)."""
+    """Where the weights that ship with the package lie: ``name`` is ``"cola"`` (whole system) or ``"pretrained"``
+    (action-free).
+    """
     return Path(__file__).parent / "weights" / preset / name
 
 
 def save_system(
     system: ColaSystem, path: str | Path, *, dtype: torch.dtype = torch.float32, codec: str | None = None
 ) -> None:
-    """Write the folder ``path``, whole or not at all. ``codec``: a relative place of an already written codec to point to."""
+    """Write the folder ``path``, whole or not at all. ``codec``: a relative place of an already written codec to
+    point to.
+    """
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -107,7 +114,8 @@ def save_system(
 def load_system(path: str | Path, *, device: str | torch.device = "cpu") -> ColaSystem:
     """Read a folder of ``save_system``, in float32 and evaluation mode.
 
-    FileNotFoundError when the folder or a part is missing; ValueError naming file and field when one is damaged or of another format.
+    FileNotFoundError when the folder or a part is missing; ValueError naming file and field when one is damaged or of
+    another format.
     """
     path = Path(path)
     described = path / "system.json"

@@ -1,7 +1,7 @@
 """A trained system as the world that planning asks for: real actions in, imagined latents out.
 
-Held actions ``(A,)`` become chunks ``(frame_skip, A)``, the adapter turns them into latent actions (seeing the frames imagined so far),
-the bottleneck snaps them to codes, and the video model imagines. See ``planning.protocols.World``.
+Held actions ``(A,)`` become chunks ``(frame_skip, A)``, the adapter turns them into latent actions (seeing the frames
+imagined so far), the bottleneck snaps them to codes, and the video model imagines. See ``planning.protocols.World``.
 """
 
 import torch
@@ -53,7 +53,9 @@ class ColaWorld:
         return self.system.codec.decode(latents).add(1.0).div(2.0)
 
     def latent_actions(self, actions: Tensor, context: Tensor) -> Tensor:
-        """Chunks ``(B, N, frame_skip, A)`` and the clip's latents ``(B, N + 1, C, h, w)``, the last not read -> ``(B, N, D)``."""
+        """Chunks ``(B, N, frame_skip, A)`` and the clip's latents ``(B, N + 1, C, h, w)``, the last not read ->
+        ``(B, N, D)``.
+        """
         windows = context_windows(context, self.adapter.config.context_frames)
         return self.model.bottleneck.snap(self.adapter(actions, windows)).latents
 
@@ -78,7 +80,9 @@ class ColaWorld:
         return self.imagination.roll_out(state.expand(count), adapt, horizon, generator)
 
     def adapted(self, chunks: Tensor) -> NextAction:
-        """The next-action callable of action chunks ``(S, H, frame_skip, A)``: each adapted in view of the frames before it."""
+        """The next-action callable of action chunks ``(S, H, frame_skip, A)``: each adapted in view of the frames
+        before it.
+        """
 
         def next_action(step: int, recent: Tensor) -> Tensor:
             frames = self.adapter.config.context_frames

@@ -1,4 +1,6 @@
-"""The door of every script: flags from a function's signature (tyro), and one sentence with exit code 2 when the user is at fault."""
+"""The door of every script: flags from a function's signature (tyro), and one sentence with exit code 2 when the
+user is at fault.
+"""
 
 import os
 import sys

@@ -1,8 +1,9 @@
 """Imagined video on held-out trajectories: does the model beat copying the last frame, and are its actions used?
 
-From two context frames the model imagines on its own for up to ten steps, driven by the inverse dynamics model's codes, by the adapter's
-codes (real actions), and by either of them shuffled between trajectories. The error is squared pixel error on *moving* pixels: those
-that differ by more than ``MOVED`` between the last context frame and the true frame. Intervals are bootstrapped over trajectories.
+From two context frames the model imagines on its own for up to ten steps, driven by the inverse dynamics model's codes,
+by the adapter's codes (real actions), and by either of them shuffled between trajectories. The error is squared pixel
+error on *moving* pixels: those that differ by more than ``MOVED`` between the last context frame and the true frame.
+Intervals are bootstrapped over trajectories.
 """
 
 import json
@@ -89,7 +90,9 @@ def _windows(episodes: Sequence[Episode], config: HeldOutConfig) -> list[tuple[n
 
 @torch.no_grad()
 def imagine_variants(system: ColaSystem, windows: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, Tensor]:
-    """Frames ``(n, context + 10, 3, height, width)`` in [0, 1] of each variant, context frames as the codec returns them."""
+    """Frames ``(n, context + 10, 3, height, width)`` in [0, 1] of each variant, context frames as the codec returns
+    them.
+    """
     device = next(system.video.parameters()).device
     for part in system.parts().values():
         part.eval()
@@ -121,7 +124,9 @@ def imagine_variants(system: ColaSystem, windows: Sequence[tuple[np.ndarray, np.
 
 
 def compare(truth: Tensor, imagined: dict[str, Tensor]) -> dict:
-    """Errors on moving pixels relative to copying the last frame, at each horizon, with 95 % bootstrap intervals over windows."""
+    """Errors on moving pixels relative to copying the last frame, at each horizon, with 95 % bootstrap intervals
+    over windows.
+    """
     last = truth[:, CONTEXT_FRAMES - 1]
     report: dict = {"rows": []}
     for horizon in HORIZONS:

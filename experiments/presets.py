@@ -63,7 +63,9 @@ def build(
     history: int = 0,
     flow: FlowConfig | None = None,
 ) -> ColaSystem:
-    """A freshly initialised system for frames and actions of the given sizes (torch's global generator draws the weights)."""
+    """A freshly initialised system for frames and actions of the given sizes (torch's global generator draws the
+    weights).
+    """
     codec = FrameCodec(height=height, width=width, **preset.codec)
     channels, rows, columns = codec.latent_shape
     latent = {"latent_channels": channels, "latent_height": rows, "latent_width": columns}

@@ -1,7 +1,8 @@
 """The stages of the recipe: what each trains, on which loss.
 
-codec -> pretrain (action-free) -> warmup (video frozen; the latent action model learns through it) -> joint (everything) -> adapter
-(real actions to codes, and a short fine-tune of the world model on the inverse dynamics model's codes).
+codec -> pretrain (action-free) -> warmup (video frozen; the latent action model learns through it) -> joint
+(everything) -> adapter (real actions to codes, and a short fine-tune of the world model on the inverse dynamics model's
+codes).
 """
 
 from dataclasses import dataclass
@@ -34,7 +35,9 @@ CODEC_STRIDE = 3
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:
-    """One stage's budget and optimiser. Not stated in the paper for models this small: found by trial on training clips."""
+    """One stage's budget and optimiser. Not stated in the paper for models this small: found by trial on training
+    clips.
+    """
 
     steps: int
     """Optimiser steps."""
@@ -59,7 +62,9 @@ class StageConfig:
 
 
 class StageModel(nn.Module):
-    """A system under one stage's loss: ``forward(batch, step)`` -> (loss, metrics). Freezes what the stage does not train."""
+    """A system under one stage's loss: ``forward(batch, step)`` -> (loss, metrics). Freezes what the stage does not
+    train.
+    """
 
     def __init__(self, system: ColaSystem, stage: StageName, config: StageConfig) -> None:
         super().__init__()

@@ -1,7 +1,9 @@
-"""One loop that trains every stage: accelerate, AdamW, a learning rate schedule, an EMA, atomic checkpoints, exact resume.
+"""One loop that trains every stage: accelerate, AdamW, a learning rate schedule, an EMA, atomic checkpoints, exact
+resume.
 
-A run folder holds ``metrics.jsonl`` (every number ever logged), ``tensorboard/``, ``checkpoint/`` (the last one, replaced whole) and, after
-each stage, ``system/``. Random draws of step k come from (seed, stage, k) alone, so a run killed anywhere goes on as if it never stopped.
+A run folder holds ``metrics.jsonl`` (every number ever logged), ``tensorboard/``, ``checkpoint/`` (the last one,
+replaced whole) and, after each stage, ``system/``. Random draws of step k come from (seed, stage, k) alone, so a run
+killed anywhere goes on as if it never stopped.
 """
 
 import json
@@ -123,7 +125,8 @@ def train_stage(
     *,
     steps_before: int,
 ) -> ColaSystem:
-    """Train one stage to its end from wherever its checkpoint stands, write ``folder/system`` and return the system with EMA weights.
+    """Train one stage to its end from wherever its checkpoint stands, write ``folder/system`` and return the system
+    with EMA weights.
 
     FloatingPointError when a loss is not finite; what the last checkpoint held stays on disk.
     """

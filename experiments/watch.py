@@ -1,4 +1,5 @@
-"""What is watched while a run learns, on clips it does not train on: action use, codebook health, copying, and what codes mean.
+"""What is watched while a run learns, on clips it does not train on: action use, codebook health, copying, and what
+codes mean.
 
 None of these has a gradient. All frames are unshifted, all numbers come from the same clips every time.
 """
@@ -16,7 +17,9 @@ RIDGE = 1e-2
 
 
 def displacement_r2(train: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor]) -> float:
-    """R2 of a linear read-out of the gripper's displacement ``(N, 3)`` from latent actions ``(N, D)``, on held-out steps."""
+    """R2 of a linear read-out of the gripper's displacement ``(N, 3)`` from latent actions ``(N, D)``, on held-out
+    steps.
+    """
     features, targets = train
     mean, scale = features.mean(dim=0), features.std(dim=0).clamp_min(1e-3)
 

@@ -1,9 +1,9 @@
 """Action conditioning: latent actions to scale, shift and gate added to the video model's time modulation.
 
-Paper: new self-attention blocks over the action sequence (6 of them), then an MLP, added to the timestep modulation of every block
-(AdaLN); the output starts at zero, so a fresh conditioner leaves the pre-trained generator as it was. Attention is causal: changing
-the action of step s leaves every frame up to s unchanged. Single steps are dropped with probability 0.1 in training (a learned "no
-action"), for classifier-free guidance.
+Paper: new self-attention blocks over the action sequence (6 of them), then an MLP, added to the timestep modulation of
+every block (AdaLN); the output starts at zero, so a fresh conditioner leaves the pre-trained generator as it was.
+Attention is causal: changing the action of step s leaves every frame up to s unchanged. Single steps are dropped with
+probability 0.1 in training (a learned "no action"), for classifier-free guidance.
 
 Shapes: latent actions ``(B, N, D)`` -> modulation ``(B, N, 6, W)`` of the frames that the steps lead to.
 """

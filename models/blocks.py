@@ -1,8 +1,8 @@
 """The one transformer block that the video model and the inverse dynamics model are made of.
 
-As STDiT3 (OpenSora 1.2): attention over space and attention over time alternate, and each block's scale, shift and gate are a
-learned table of its own plus a modulation shared by all blocks (AdaLN-single). Temporal blocks take a mask and a cache of earlier
-frames' keys and values.
+As STDiT3 (OpenSora 1.2): attention over space and attention over time alternate, and each block's scale, shift and gate
+are a learned table of its own plus a modulation shared by all blocks (AdaLN-single). Temporal blocks take a mask and a
+cache of earlier frames' keys and values.
 
 Shapes: tokens ``(B, F, P, W)`` with F frames and P patches a frame, modulation ``(B, F, 6, W)``.
 """
@@ -51,7 +51,9 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, mask: Tensor | None = None, past: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """``x (N, L, W)``, mask bool ``(L, past + L)`` (True: may look) -> output and the keys and values, past included."""
+        """``x (N, L, W)``, mask bool ``(L, past + L)`` (True: may look) -> output and the keys and values, past
+        included.
+        """
         query, key, value = rearrange(self.qkv(x), "n l (three h d) -> three n h l d", three=3, h=self.heads)
         query, key = self.query_norm(query), self.key_norm(key)
         if past is not None:
@@ -82,7 +84,9 @@ class Block(nn.Module):
         mask: Tensor | None = None,
         past: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """``x (B, F, P, W)``; past keys and values ``(B, P, heads, T, d)`` -> output and, for temporal blocks, theirs with past."""
+        """``x (B, F, P, W)``; past keys and values ``(B, P, heads, T, d)`` -> output and, for temporal blocks,
+        theirs with past.
+        """
         batch, frames, patches, _ = x.shape
         table = self.scale_shift_table if modulation is None else self.scale_shift_table + modulation[:, :, None]
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = table.unbind(dim=-2)

@@ -1,8 +1,9 @@
 """The bottleneck of the latent action model: a vector quantiser (the paper's) or a continuous one behind the same door.
 
-The quantiser is vector-quantize-pytorch's, with a codebook learned by gradient (no EMA, no rotation trick). The library folds its two
-losses into one weight and drops the straight-through estimator in ``eval()``; so its own weight is 0, and the codebook loss (1.0),
-the commitment loss (0.25) and the straight-through estimator, which a planner by gradient needs in evaluation too, stand here.
+The quantiser is vector-quantize-pytorch's, with a codebook learned by gradient (no EMA, no rotation trick). The library
+folds its two losses into one weight and drops the straight-through estimator in ``eval()``; so its own weight is 0, and
+the codebook loss (1.0), the commitment loss (0.25) and the straight-through estimator, which a planner by gradient
+needs in evaluation too, stand here.
 
 Shapes: in and out ``(B, N, tokens * width)``; indices ``(B, N, tokens)``.
 """
@@ -30,7 +31,8 @@ class Bottlenecked:
 
 
 class Bottleneck(ModelMixin, ConfigMixin):
-    """``kind="vq"``: nearest entries of one codebook. ``kind="continuous"``: a Gaussian with a KL term; D is the mean's width.
+    """``kind="vq"``: nearest entries of one codebook. ``kind="continuous"``: a Gaussian with a KL term; D is the mean's
+    width.
 
     Raises ValueError on an unknown kind or an input of another width.
     """
@@ -66,8 +68,10 @@ class Bottleneck(ModelMixin, ConfigMixin):
                 commitment_weight=0.0,
                 kmeans_init=True,
             )
-            # A fresh inverse dynamics model gives every pair of frames nearly the same tokens, and the first few updates would sweep
-            # them all into one entry. Standardised over the batch, they are spread from the first step on, at a scale that neither
+            # A fresh inverse dynamics model gives every pair of frames nearly the same tokens, and the first few
+            # updates would sweep
+            # them all into one entry. Standardised over the batch, they are spread from the first step on, at a scale
+            # that neither
             # encoder nor codebook can run away with. Not stated in the paper.
             self.norm = nn.BatchNorm1d(tokens * width, affine=False, momentum=0.05)
 
@@ -84,7 +88,8 @@ class Bottleneck(ModelMixin, ConfigMixin):
     def forward(
         self, raw: Tensor, generator: torch.Generator | None = None, *, commitment: float = 1.0
     ) -> Bottlenecked:
-        """What inverse dynamics says, ``raw (B, N, input_dim)``, to latent actions. Without a generator a continuous one returns its mean.
+        """What inverse dynamics says, ``raw (B, N, input_dim)``, to latent actions. Without a generator a continuous
+        one returns its mean.
 
         ``commitment`` scales the commitment term (a warm-up raises it from 0).
         """
@@ -97,7 +102,9 @@ class Bottleneck(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def recalibrate(self, raw: Tensor) -> None:
-        """Take the standardisation from ``raw (B, N, input_dim)``: averaged weights (an EMA) do not have the running weights' mean."""
+        """Take the standardisation from ``raw (B, N, input_dim)``: averaged weights (an EMA) do not have the running
+        weights' mean.
+        """
         if self.quantiser is not None:
             flat = raw.flatten(0, -2)
             self.norm.running_mean.copy_(flat.mean(dim=0))
@@ -138,7 +145,8 @@ class Bottleneck(ModelMixin, ConfigMixin):
         )
 
     def code_logits(self, latents: Tensor) -> Tensor:
-        """How near ``latents (B, N, D)`` come to every entry: minus squared distances ``(B, N, tokens, entries)``, as logits.
+        """How near ``latents (B, N, D)`` come to every entry: minus squared distances ``(B, N, tokens, entries)``, as
+        logits.
 
         Their argmax is the code that ``snap`` picks. ValueError when continuous.
         """

@@ -1,10 +1,12 @@
 """Frame codec: pixels to latents and back, one frame at a time.
 
-The convolutional autoencoder is diffusers' ``AutoencoderKL`` over pixels folded space-to-depth (a fold of 4 makes 64x64x3 into
-16x16x48: four times fewer operations than convolving at full size). Latents leave it standardised, so that every flow starts from
-numbers of unit scale. Paper: the frozen VAE of the video generator; here it is small enough to be trained on a CPU.
+The convolutional autoencoder is diffusers' ``AutoencoderKL`` over pixels folded space-to-depth (a fold of 4 makes
+64x64x3 into 16x16x48: four times fewer operations than convolving at full size). Latents leave it standardised, so that
+every flow starts from numbers of unit scale. Paper: the frozen VAE of the video generator; here it is small enough to
+be trained on a CPU.
 
-Shapes: frames ``(..., 3, height, width)`` in [-1, 1] (or uint8), latents ``(..., C, h, w)``; at 64x64 ``C, h, w = 8, 8, 8``.
+Shapes: frames ``(..., 3, height, width)`` in [-1, 1] (or uint8), latents ``(..., C, h, w)``; at 64x64 ``C, h, w = 8, 8,
+8``.
 """
 
 import torch
@@ -81,7 +83,9 @@ class FrameCodec(ModelMixin, ConfigMixin):
         return self.latent_mean[:, None, None], self.latent_std[:, None, None]
 
     def encode(self, frames: Tensor) -> Tensor:
-        """Frames ``(..., 3, height, width)``, uint8 or float in [-1, 1] -> standardised latents ``(..., C, h, w)`` (the mean)."""
+        """Frames ``(..., 3, height, width)``, uint8 or float in [-1, 1] -> standardised latents ``(..., C, h, w)``
+        (the mean).
+        """
         mean, std = self._scale()
         batch = frames.shape[:-3]
         latents = (self._posterior(frames.reshape(-1, *frames.shape[-3:])).mode() - mean) / std
@@ -97,8 +101,8 @@ class FrameCodec(ModelMixin, ConfigMixin):
     def forward(self, clips: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Training loss on clips uint8 ``(B, T, 3, height, width)``: weighted L1 + MSE, and a small KL term.
 
-        A pixel weighs ``1 + motion_weight * m`` with m how far it stands from the mean of its clip (the static scene), so that the
-        few pixels of gripper and objects are not outvoted by the table.
+        A pixel weighs ``1 + motion_weight * m`` with m how far it stands from the mean of its clip (the static scene),
+        so that the few pixels of gripper and objects are not outvoted by the table.
         """
         frames = to_signed(clips)
         moving = (frames - frames.mean(dim=1, keepdim=True)).abs().amax(dim=2, keepdim=True)

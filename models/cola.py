@@ -1,10 +1,11 @@
 """CoLA-World: latent action model and video world model as one trainable, one loss, one gradient.
 
-Stages differ in what may move, not in what is computed: *pretrain* runs the video model without actions; in *warm-up* it is frozen and
-inverse dynamics, bottleneck and conditioner learn through it; *joint* frees everything. The last stretch trains on the model's own
-imagined frames as context, since plans roll out many of them.
+Stages differ in what may move, not in what is computed: *pretrain* runs the video model without actions; in *warm-up*
+it is frozen and inverse dynamics, bottleneck and conditioner learn through it; *joint* frees everything. The last
+stretch trains on the model's own imagined frames as context, since plans roll out many of them.
 
-Shapes: codec latents ``(B, T, C, h, w)``; frames 1..T-1 are predicted, each from the clean frames before it and its latent action.
+Shapes: codec latents ``(B, T, C, h, w)``; frames 1..T-1 are predicted, each from the clean frames before it and its
+latent action.
 """
 
 from dataclasses import dataclass
@@ -25,7 +26,9 @@ CONTEXT_FRAMES = 2  # VP2's; the arm's lag needs a velocity, so one frame is not
 
 @dataclass
 class ActionUse:
-    """The flow loss under the right codes, codes shuffled over the batch, and one constant code; same noise, same times."""
+    """The flow loss under the right codes, codes shuffled over the batch, and one constant code; same noise, same
+    times.
+    """
 
     right: Tensor
     shuffled: Tensor
@@ -38,7 +41,9 @@ class ActionUse:
 
 
 class ColaModel(nn.Module):
-    """The composition; ``conditioner``, ``inverse_dynamics`` and ``bottleneck`` are idle while ``use_actions`` is False."""
+    """The composition; ``conditioner``, ``inverse_dynamics`` and ``bottleneck`` are idle while ``use_actions`` is
+    False.
+    """
 
     def __init__(
         self,
@@ -67,7 +72,9 @@ class ColaModel(nn.Module):
         *,
         context: Tensor | None = None,
     ) -> Tensor:
-        """Mean squared velocity error. ``context (B, T - 1, C, h, w)`` stands for the clean frames (default: the true ones)."""
+        """Mean squared velocity error. ``context (B, T - 1, C, h, w)`` stands for the clean frames (default: the
+        true ones).
+        """
         clean = latents[:, :-1] if context is None else context
         noised, time, velocity = training_pairs(self.flow, clean, latents[:, 1:], generator)
         modulation = None if actions is None else self.conditioner(actions, generator=generator)
@@ -75,7 +82,9 @@ class ColaModel(nn.Module):
 
     @torch.no_grad()
     def imagined_context(self, latents: Tensor, actions: Tensor) -> Tensor:
-        """The clean frames 0..T-2 as the model itself imagines them from the first two and the codes: ``(B, T - 1, C, h, w)``."""
+        """The clean frames 0..T-2 as the model itself imagines them from the first two and the codes: ``(B, T - 1,
+        C, h, w)``.
+        """
         was_training = self.training
         self.eval()
         imagination = Imagination(self.video, self.conditioner, self.flow)
@@ -105,7 +114,9 @@ class ColaModel(nn.Module):
 
     @torch.no_grad()
     def action_use(self, latents: Tensor, actions: Tensor, seed: int) -> ActionUse:
-        """The flow loss with ``actions (B, N, D)``, with those of another clip, and with their commonest one everywhere."""
+        """The flow loss with ``actions (B, N, D)``, with those of another clip, and with their commonest one
+        everywhere.
+        """
         device = latents.device
         order = torch.roll(torch.arange(len(actions), device=device), 1)
         flat = actions.reshape(-1, actions.shape[-1])

@@ -1,8 +1,8 @@
 """Rectified flow in one convention: time 0 is the source, time 1 the data, velocity = data - source.
 
-OpenSora counts the other way in time; its velocity has this sign. Differs from the paper: besides noise, the flow may start from the
-last frame's latent plus noise (``source="last_frame"``), which is what learns on small data. Plans then start from the last frame
-itself (std 0) and take one step: the mean future.
+OpenSora counts the other way in time; its velocity has this sign. Differs from the paper: besides noise, the flow may
+start from the last frame's latent plus noise (``source="last_frame"``), which is what learns on small data. Plans then
+start from the last frame itself (std 0) and take one step: the mean future.
 
 Shapes: latents ``(B, N, C, h, w)``, time ``(B, N)``.
 """
@@ -17,7 +17,9 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class FlowConfig:
-    """Where flows start and which times are trained. Not stated in the paper: times are logit-normal, as in OpenSora 1.2."""
+    """Where flows start and which times are trained. Not stated in the paper: times are logit-normal, as in OpenSora
+    1.2.
+    """
 
     source: Literal["last_frame", "noise"] = "last_frame"
     """Where a frame's flow starts; "noise" (the paper's) goes with mean_fraction 0."""
@@ -26,8 +28,9 @@ class FlowConfig:
     mean_fraction: float = 0.5
     """Share of frames trained as a plan asks for them: from the bare last frame, at time 0."""
     weight: float = 10.0
-    """Of the flow loss beside the codebook's losses. Differs from the paper (1): from the last frame velocities are small,
-    and the commitment loss would outweigh what they say about actions."""
+    """Of the flow loss beside the codebook's losses. Differs from the paper (1): from the last frame velocities are
+    small, and the commitment loss would outweigh what they say about actions.
+    """
 
     def __post_init__(self) -> None:
         if self.source not in ("last_frame", "noise"):
@@ -71,7 +74,9 @@ def interpolate(source: Tensor, data: Tensor, time: Tensor) -> Tensor:
 def training_pairs(
     config: FlowConfig, last: Tensor, data: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Noised frames, their times ``(B, N)`` and their velocities, for frames ``data`` that follow ``last`` (both ``(B, N, C, h, w)``)."""
+    """Noised frames, their times ``(B, N)`` and their velocities, for frames ``data`` that follow ``last`` (both
+    ``(B, N, C, h, w)``).
+    """
     batch, device = data.shape[:2], data.device
     noise = torch.randn(data.shape, generator=generator, device=device)
     time = torch.sigmoid(torch.randn(batch, generator=generator, device=device))

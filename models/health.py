@@ -24,7 +24,9 @@ class CodebookHealth:
 
 
 def codebook_health(indices: Tensor, entries: int) -> list[CodebookHealth]:
-    """``indices (..., tokens)`` integer codes below ``entries``: the health of each token. ValueError when there are none."""
+    """``indices (..., tokens)`` integer codes below ``entries``: the health of each token. ValueError when there are
+    none.
+    """
     if indices.numel() == 0:
         raise ValueError("codebook health of no codes")
     reports = []

@@ -1,8 +1,8 @@
 """Rolling a world model forward, one cached frame at a time.
 
-The context's keys and values are computed once. Each new frame is integrated from its source (for plans: the last frame itself, one
-step), then run once more as a clean frame to join the cache. Latent actions come from a callable, because an adapter may want to see
-the frame that was just imagined.
+The context's keys and values are computed once. Each new frame is integrated from its source (for plans: the last frame
+itself, one step), then run once more as a clean frame to join the cache. Latent actions come from a callable, because
+an adapter may want to see the frame that was just imagined.
 
 Shapes: latents ``(B, T, C, h, w)``, latent actions ``(B, N, D)``.
 """
@@ -24,7 +24,9 @@ NextAction = Callable[[int, Tensor], Tensor]
 
 @dataclass
 class Imagined:
-    """A world model's memory while it rolls out: cache, recent clean frames ``(B, T, C, h, w)``, latent actions ``(B, T - 1, D)``."""
+    """A world model's memory while it rolls out: cache, recent clean frames ``(B, T, C, h, w)``, latent actions
+    ``(B, T - 1, D)``.
+    """
 
     cache: TemporalCache
     recent: Tensor

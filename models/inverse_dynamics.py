@@ -1,11 +1,13 @@
 """Inverse dynamics model: which latent action leads from one frame to the next?
 
-A spatio-temporal transformer from scratch. Each step's window of ``history`` + 2 frames is a clip of its own, so the code of
-step t can depend on frames t - history .. t + 1 and on nothing else, whatever the depth. Every frame comes with its change
-since the one before, and the last frame's patches are read together: learned action tokens, the other common choice, start
-out nearly the same for every input, and codes that start out the same are swept into one entry before they are of any use.
+A spatio-temporal transformer from scratch. Each step's window of ``history`` + 2 frames is a clip of its own, so the
+code of step t can depend on frames t - history .. t + 1 and on nothing else, whatever the depth. Every frame comes with
+its change since the one before, and the last frame's patches are read together: learned action tokens, the other common
+choice, start out nearly the same for every input, and codes that start out the same are swept into one entry before
+they are of any use.
 
-Differs from the paper: it reads the codec's latents, not pixels (paper: 224-pixel patches, 12 layers, width 768, 12 heads).
+Differs from the paper: it reads the codec's latents, not pixels (paper: 224-pixel patches, 12 layers, width 768, 12
+heads).
 
 Shapes: latents ``(B, T, C, h, w)`` -> raw latent actions ``(B, T - 1, D)``, before the bottleneck.
 """

@@ -1,15 +1,16 @@
 """The video world model: a causal transformer that predicts the flow velocity of each frame's latent.
 
-After OpenSora's STDiT3 (attention over space and over time in turn, AdaLN-single), text removed and time made causal. Every frame has
-a flow time of its own. Frames come in two kinds: *clean* ones (time 1), which see the clean frames up to themselves, and *noised*
-ones, which see the clean frames strictly before them and themselves. Training runs both kinds of all frames side by side under one
-mask (``two_streams``); imagining runs one noised frame, then the same frame clean, against a cache of the clean frames' keys and
-values. Both compute the same thing, which a test holds.
+After OpenSora's STDiT3 (attention over space and over time in turn, AdaLN-single), text removed and time made causal.
+Every frame has a flow time of its own. Frames come in two kinds: *clean* ones (time 1), which see the clean frames up
+to themselves, and *noised* ones, which see the clean frames strictly before them and themselves. Training runs both
+kinds of all frames side by side under one mask (``two_streams``); imagining runs one noised frame, then the same frame
+clean, against a cache of the clean frames' keys and values. Both compute the same thing, which a test holds.
 
-Differs from the paper: clean frames carry no action modulation. What they show already happened, and a plan can then start from
-frames alone.
+Differs from the paper: clean frames carry no action modulation. What they show already happened, and a plan can then
+start from frames alone.
 
-Shapes: latents ``(B, F, C, h, w)``, flow time ``(B, F)`` in [0, 1] (0 source, 1 data), action modulation ``(B, F, 6, W)``.
+Shapes: latents ``(B, F, C, h, w)``, flow time ``(B, F)`` in [0, 1] (0 source, 1 data), action modulation ``(B, F, 6,
+W)``.
 """
 
 import torch
@@ -83,7 +84,8 @@ class VideoTransformer(ModelMixin, ConfigMixin):
     ) -> tuple[Tensor, TemporalCache]:
         """Velocity ``(B, F, C, h, w)`` and the cache with these frames appended.
 
-        ``positions (F,)`` is each frame's place in the clip; ``mask (F, cached + F)`` bool says which frames each may see (None: all).
+        ``positions (F,)`` is each frame's place in the clip; ``mask (F, cached + F)`` bool says which frames each may
+        see (None: all).
         """
         if int(positions.max()) >= self.config.max_frames:
             raise ValueError(
@@ -114,7 +116,8 @@ class VideoTransformer(ModelMixin, ConfigMixin):
     def two_streams(
         self, clean: Tensor, noised: Tensor, time: Tensor, *, action_modulation: Tensor | None = None
     ) -> Tensor:
-        """Training in parallel: velocity ``(B, N, C, h, w)`` of the noised frames 1..N given clean frames 0..N-1 ``(B, N, ...)``.
+        """Training in parallel: velocity ``(B, N, C, h, w)`` of the noised frames 1..N given clean frames 0..N-1 ``(B,
+        N, ...)``.
 
         ``time (B, N)``, ``action_modulation (B, N, 6, W)``: of the noised frames.
         """

@@ -41,7 +41,8 @@ def test_a_later_frame_changes_nothing_earlier(video):
     later_clean[:, 4] += 1.0
     later_noised[:, 4] += 1.0
     after = video.two_streams(later_clean, later_noised, time)
-    # Noised frame n (place n + 1 of the clip) sees clean frames 0..n: changing clean frame 4 may reach velocities 4 and 5 only.
+    # Noised frame n (place n + 1 of the clip) sees clean frames 0..n: changing clean frame 4 may reach velocities 4 and
+    # 5 only.
     torch.testing.assert_close(before[:, :4], after[:, :4], rtol=0, atol=0)
     assert (before[:, 4] - after[:, 4]).abs().max() > 1e-3
     assert (before[:, 5] - after[:, 5]).abs().max() > 1e-3
