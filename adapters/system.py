@@ -60,7 +60,7 @@ class ColaSystem:
 
     info: SystemInfo
     codec: FrameCodec
-    video: VideoTransformer
+    video: VideoTransformer | None = None
     conditioner: ActionConditioner | None = None
     inverse_dynamics: InverseDynamics | None = None
     bottleneck: Bottleneck | None = None
@@ -68,7 +68,7 @@ class ColaSystem:
 
     def model(self) -> ColaModel:
         """The trainable composition. ValueError when the system has no latent action model."""
-        if self.conditioner is None or self.inverse_dynamics is None or self.bottleneck is None:
+        if self.video is None or self.conditioner is None or self.inverse_dynamics is None or self.bottleneck is None:
             raise ValueError(f"a system of stage {self.info.stage!r} has no latent action model")
         return ColaModel(self.video, self.conditioner, self.inverse_dynamics, self.bottleneck, self.info.flow)
 

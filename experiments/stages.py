@@ -54,11 +54,17 @@ class StageConfig:
     imagined: float = 0.0
     """The last share of the steps that trains on the model's own imagined frames as context."""
 
+    through_adapter: float = 0.0
+    """Adapter stage: share of clips on which the world model is run on the adapter's codes (and the adapter learns through
+    it) instead of the inverse dynamics model's. Differs from the paper (0)."""
+
     def __post_init__(self) -> None:
         if self.steps < 0 or self.batch_size < 1:
             raise ValueError(f"a stage needs steps >= 0 and batch_size >= 1, got {self.steps} and {self.batch_size}")
         if not 0.0 <= self.imagined <= 1.0:
             raise ValueError(f"imagined must lie in [0, 1], got {self.imagined}")
+        if not 0.0 <= self.through_adapter <= 1.0:
+            raise ValueError(f"through_adapter must lie in [0, 1], got {self.through_adapter}")
 
 
 class StageModel(nn.Module):
@@ -103,15 +109,26 @@ class StageModel(nn.Module):
                 imagined=imagined,
                 commitment=self.commitment(step),
             )
+        return self._adapter_loss(batch, latents, imagined, generator)
+
+    def _adapter_loss(
+        self, batch: Batch, latents: Tensor, imagined: bool, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The adapter on the inverse dynamics model's codes; the world model on those codes, or on the adapter's own."""
+        snap, frames = self.cola.bottleneck.snap, self.adapter.config.context_frames
         with torch.no_grad():
             codes = self.cola.latent_actions(latents)
-        context = self.cola.imagined_context(latents, codes.latents) if imagined else None
-        flow = self.cola.flow_loss(latents, codes.latents, generator, context=context)
-        windows = context_windows(latents, self.adapter.config.context_frames)
-        adapted, parts = adapter_loss(
-            self.cola.bottleneck, self.adapter(batch.actions, windows), codes.latents, codes.indices
-        )
-        return flow + adapted, {"flow": flow.detach(), **parts}
+        predicted = self.adapter(batch.actions, context_windows(latents, frames))
+        adapted, parts = adapter_loss(self.cola.bottleneck, predicted, codes.latents, codes.indices)
+        draw = torch.rand(len(latents), 1, 1, generator=generator, device=latents.device)
+        through = draw < self.config.through_adapter
+        actions, context = torch.where(through, snap(predicted).latents, codes.latents), None
+        if imagined:
+            context = self.cola.imagined_context(latents, actions)
+            seen = context_windows(torch.cat([context, latents[:, -1:]], dim=1), frames)
+            actions = torch.where(through, snap(self.adapter(batch.actions, seen)).latents, codes.latents)
+        flow = self.cola.flow_loss(latents, actions, generator, context=context)
+        return self.cola.flow.weight * flow + adapted, {"flow": flow.detach(), **parts}
 
     def commitment(self, step: int) -> float:
         """The commitment loss grows in over the warm-up: before the codes are of use it would only herd them together."""

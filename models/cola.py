@@ -85,13 +85,10 @@ class ColaModel(nn.Module):
         """The clean frames 0..T-2 as the model itself imagines them from the first two and the codes: ``(B, T - 1,
         C, h, w)``.
         """
-        was_training = self.training
-        self.eval()
         imagination = Imagination(self.video, self.conditioner, self.flow)
         start = imagination.start(latents[:, :CONTEXT_FRAMES], actions[:, : CONTEXT_FRAMES - 1])
         horizon = latents.shape[1] - 1 - CONTEXT_FRAMES
         imagined = imagination.roll_out(start, given(actions[:, CONTEXT_FRAMES - 1 :]), horizon)
-        self.train(was_training)
         return torch.cat([latents[:, :CONTEXT_FRAMES], imagined], dim=1)
 
     def forward(

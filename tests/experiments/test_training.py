@@ -152,6 +152,23 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) >= 3
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_adapter_learns_through_the_world_model_only_when_asked(share):
+    system = system_of()
+    with torch.no_grad():
+        for parameter in [*system.conditioner.parameters(), *system.video.parameters()]:
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    system.bottleneck(torch.randn(4, 40, 16))
+    model = StageModel(system, "adapter", replace(STAGE, through_adapter=share, imagined=1.0))
+    batch = fixed_batch(Squares(), 2, seed=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("colaworld.experiments.stages.adapter_loss", lambda *rest: (torch.zeros(()), {}))
+        loss, _ = model(batch, 5, torch.Generator().manual_seed(0))
+    loss.backward()
+    reached = system.adapter.mlp[0].weight.grad
+    assert (reached is not None and bool(reached.abs().max() > 0)) == (share > 0)
+
+
 def test_batches_depend_on_the_step_alone():
     whole = list(StepBatches(100, 4, seed=0, stage="joint", start=0, stop=9))
     assert whole[5:] == list(StepBatches(100, 4, seed=0, stage="joint", start=5, stop=9))

@@ -197,6 +197,14 @@ def test_imagined_context_begins_with_the_real_frames_and_then_departs(cola):
     assert not context.requires_grad
 
 
+def test_imagining_leaves_frozen_parts_in_evaluation(cola):
+    latents = clip()
+    cola.train()
+    cola.bottleneck.eval()
+    cola.imagined_context(latents, cola.latent_actions(latents).latents)
+    assert not cola.bottleneck.training and cola.video.training
+
+
 def test_action_use_is_zero_for_a_model_that_ignores_actions(cola):
     latents = clip(batch=6)
     actions = cola.latent_actions(latents).latents
