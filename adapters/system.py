@@ -127,6 +127,8 @@ def load_system(path: str | Path, *, device: str | torch.device = "cpu") -> Cola
         raise ValueError(f"{described}: not valid JSON ({error})") from error
     if text.get("format") != FORMAT:
         raise ValueError(f"{described}: format is {text.get('format')!r}, this version reads {FORMAT}")
+    if not isinstance(text.get("parts"), dict):
+        raise ValueError(f"{described}: field 'parts' is missing")
     parts = {name: _load_part(name, path / place, device) for name, place in text["parts"].items()}
     return ColaSystem(info=_info(text, described), **parts)
 

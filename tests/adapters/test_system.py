@@ -68,7 +68,7 @@ def test_a_missing_part_is_named(system, tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"format": 99}, "format is 99"), ({"height": None}, "height"), ({"parts": {"spam": "spam"}}, "'spam'")],
+    [({"format": 99}, "format is 99"), ({"height": None}, "height"), ({"parts": None}, "'parts'"), ({"parts": {"spam": "spam"}}, "'spam'")],
 )
 def test_a_bad_description_is_named(system, tmp_path, change, said):
     save_system(system, tmp_path / "run")
