@@ -18,6 +18,7 @@ import tyro
 
 from colaworld.adapters.system import ColaSystem, load_system, weights_path
 from colaworld.envs.demos import ClipDataset, starter_path
+from colaworld.experiments.adapter_fit import AdapterFitConfig, fit_adapter
 from colaworld.experiments.batches import fixed_batch
 from colaworld.experiments.cli import main
 from colaworld.experiments.held_out import HeldOutConfig, report_held_out
@@ -56,7 +57,8 @@ class TrainConfig:
     pretrain: StageConfig = StageConfig(steps=1200)
     warmup: StageConfig = StageConfig(steps=450)
     joint: StageConfig = StageConfig(steps=1000, imagined=0.2)
-    adapter: StageConfig = StageConfig(steps=360, learning_rate=4e-4, imagined=0.5, shift=0)
+    adapter_fit: AdapterFitConfig = AdapterFitConfig()
+    adapter: StageConfig = StageConfig(steps=240, learning_rate=3e-4, imagined=0.6, shift=0, through_adapter=0.5)
     loop: LoopConfig = LoopConfig()
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
     held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
@@ -96,8 +98,11 @@ def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")]) -> None:
     finished, steps_before = finished_stages(config), 0
     for stage in config.run_stages():
         if stage not in finished:
-            if stage == "adapter":
-                system.adapter.normalise_by(all_actions(train_clips).to(accelerator.device))
+            if stage == "adapter" and read_progress(config.out) == (None, 0):
+                fitted = fit_adapter(
+                    system, train_clips.episodes, held_out_clips.episodes, config.adapter_fit, seed=config.loop.seed
+                )
+                accelerator.print("adapter fitted, held out:", *(f"{key} {value:.3f}" for key, value in fitted.items()))
             system = train_stage(
                 accelerator,
                 system,
@@ -171,11 +176,6 @@ def starting_system(config: TrainConfig, clips: ClipDataset) -> ColaSystem:
         if wanted != found:
             raise ValueError(f"{source}: {name} is {found!r}, but the data and flags of this run say {wanted!r}")
     return replace(fresh, **trained.parts(), info=replace(fresh.info, stage=trained.info.stage))
-
-
-def all_actions(clips: ClipDataset) -> torch.Tensor:
-    """Every recorded action ``(N, A)``."""
-    return torch.cat([torch.from_numpy(episode.actions).flatten(0, 1) for episode in clips.episodes])
 
 
 if __name__ == "__main__":
