@@ -58,6 +58,9 @@ class StageConfig:
     """Adapter stage: share of clips on which the world model is run on the adapter's codes (and the adapter learns through
     it) instead of the inverse dynamics model's. Differs from the paper (0)."""
 
+    adapter_weight: float = 1.0
+    """Adapter stage: weight of agreeing with the inverse dynamics model's codes, beside the flow loss."""
+
     def __post_init__(self) -> None:
         if self.steps < 0 or self.batch_size < 1:
             raise ValueError(f"a stage needs steps >= 0 and batch_size >= 1, got {self.steps} and {self.batch_size}")
@@ -128,7 +131,7 @@ class StageModel(nn.Module):
             seen = context_windows(torch.cat([context, latents[:, -1:]], dim=1), frames)
             actions = torch.where(through, snap(self.adapter(batch.actions, seen)).latents, codes.latents)
         flow = self.cola.flow_loss(latents, actions, generator, context=context)
-        return self.cola.flow.weight * flow + adapted, {"flow": flow.detach(), **parts}
+        return self.cola.flow.weight * flow + self.config.adapter_weight * adapted, {"flow": flow.detach(), **parts}
 
     def commitment(self, step: int) -> float:
         """The commitment loss grows in over the warm-up: before the codes are of use it would only herd them together."""

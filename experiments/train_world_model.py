@@ -98,7 +98,7 @@ def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")]) -> None:
     finished, steps_before = finished_stages(config), 0
     for stage in config.run_stages():
         if stage not in finished:
-            if stage == "adapter" and read_progress(config.out) == (None, 0):
+            if stage == "adapter" and config.adapter_fit.steps and read_progress(config.out) == (None, 0):
                 fitted = fit_adapter(
                     system, train_clips.episodes, held_out_clips.episodes, config.adapter_fit, seed=config.loop.seed
                 )
