@@ -86,6 +86,9 @@ def _action_metrics(
         adapted = model.bottleneck.snap(system.adapter(held_out.actions, windows))
         metrics["flow_adapter"] = model.flow_loss(latents, adapted.latents, torch.Generator().manual_seed(seed))
         metrics["predicted_adapter"] = mean_error(model, latents, adapted.latents)
+        # The same context with another clip's actions: what an adapter that looks at its context alone would not notice.
+        other = model.bottleneck.snap(system.adapter(held_out.actions.roll(1, dims=0), windows))
+        metrics["predicted_adapter_shuffled"] = mean_error(model, latents, other.latents)
         if read.indices is not None:
             metrics["adapter_accuracy"] = (adapted.indices == read.indices).float().mean()
     return metrics
