@@ -37,6 +37,7 @@ class ActionAdapter(ModelMixin, ConfigMixin):
         hidden: int = 256,
         depth: int = 3,
         dropout: float = 0.1,
+        snap: bool = True,
     ) -> None:
         super().__init__()
         if depth < 2:
@@ -73,6 +74,16 @@ class ActionAdapter(ModelMixin, ConfigMixin):
                 raise ValueError(f"this adapter sees {self.config.context_frames} context frames, got {found}")
             x = torch.cat([x, rearrange(context, "b n t c h w -> b n (t c h w)")], dim=-1)
         return self.mlp(x)
+
+
+def adapt(adapter: ActionAdapter, bottleneck: Bottleneck, actions: Tensor, context: Tensor | None) -> Tensor:
+    """The latent actions ``(B, N, D)`` that the world model is given for real action chunks ``(B, N, frame_skip, A)``.
+
+    ``snap=True``: the nearest codes, as the paper's. ``snap=False`` (Differs from the paper): the adapter's own point between the codes,
+    which tells apart actions that share a code.
+    """
+    predicted = adapter(actions, context)
+    return bottleneck.snap(predicted).latents if adapter.config.snap else predicted
 
 
 def context_windows(latents: Tensor, frames: int) -> Tensor | None:

@@ -8,7 +8,7 @@ import torch
 from einops import repeat
 from torch import Tensor
 
-from colaworld.adapters.action_adapter import context_windows
+from colaworld.adapters.action_adapter import adapt, context_windows
 from colaworld.adapters.system import ColaSystem
 from colaworld.models.cola import CONTEXT_FRAMES
 from colaworld.models.flow import SamplerConfig
@@ -57,7 +57,7 @@ class ColaWorld:
         ``(B, N, D)``.
         """
         windows = context_windows(context, self.adapter.config.context_frames)
-        return self.model.bottleneck.snap(self.adapter(actions, windows)).latents
+        return adapt(self.adapter, self.model.bottleneck, actions, windows)
 
     @torch.no_grad()
     def start(self, frames: Tensor, actions: Tensor) -> Imagined:
@@ -87,7 +87,7 @@ class ColaWorld:
         def next_action(step: int, recent: Tensor) -> Tensor:
             frames = self.adapter.config.context_frames
             window = recent[:, None, -frames:] if frames else None
-            return self.model.bottleneck.snap(self.adapter(chunks[:, step : step + 1], window)).latents[:, 0]
+            return adapt(self.adapter, self.model.bottleneck, chunks[:, step : step + 1], window)[:, 0]
 
         return next_action
 

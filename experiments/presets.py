@@ -60,6 +60,7 @@ def build(
     render_profile: str,
     bottleneck: Literal["vq", "continuous"] = "vq",
     adapter_context: bool = True,
+    adapter_snap: bool = False,
     history: int = 0,
     flow: FlowConfig | None = None,
 ) -> ColaSystem:
@@ -82,7 +83,12 @@ def build(
     if not adapter_context:  # the paper's: two layers, the action alone
         adapter_size |= {"context_frames": 0, "depth": 2}
     adapter = ActionAdapter(
-        action_dim=action_dim, frame_skip=frame_skip, latent_action_dim=narrow.dim, **latent, **adapter_size
+        snap=adapter_snap,
+        action_dim=action_dim,
+        frame_skip=frame_skip,
+        latent_action_dim=narrow.dim,
+        **latent,
+        **adapter_size,
     )
     info = SystemInfo(
         preset=preset.name,

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from colaworld.adapters.action_adapter import adapter_loss, context_windows
+from colaworld.adapters.action_adapter import adapt, adapter_loss, context_windows
 from colaworld.adapters.system import ColaSystem
 from colaworld.experiments.batches import Batch, random_shift
 
@@ -118,18 +118,19 @@ class StageModel(nn.Module):
         self, batch: Batch, latents: Tensor, imagined: bool, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The adapter on the inverse dynamics model's codes; the world model on those codes, or on the adapter's own."""
-        snap, frames = self.cola.bottleneck.snap, self.adapter.config.context_frames
+        bottleneck, frames = self.cola.bottleneck, self.adapter.config.context_frames
         with torch.no_grad():
             codes = self.cola.latent_actions(latents)
         predicted = self.adapter(batch.actions, context_windows(latents, frames))
-        adapted, parts = adapter_loss(self.cola.bottleneck, predicted, codes.latents, codes.indices)
+        adapted, parts = adapter_loss(bottleneck, predicted, codes.latents, codes.indices)
+        given = bottleneck.snap(predicted).latents if self.adapter.config.snap else predicted
         draw = torch.rand(len(latents), 1, 1, generator=generator, device=latents.device)
         through = draw < self.config.through_adapter
-        actions, context = torch.where(through, snap(predicted).latents, codes.latents), None
+        actions, context = torch.where(through, given, codes.latents), None
         if imagined:
             context = self.cola.imagined_context(latents, actions)
             seen = context_windows(torch.cat([context, latents[:, -1:]], dim=1), frames)
-            actions = torch.where(through, snap(self.adapter(batch.actions, seen)).latents, codes.latents)
+            actions = torch.where(through, adapt(self.adapter, bottleneck, batch.actions, seen), codes.latents)
         flow = self.cola.flow_loss(latents, actions, generator, context=context)
         return self.cola.flow.weight * flow + self.config.adapter_weight * adapted, {"flow": flow.detach(), **parts}
 

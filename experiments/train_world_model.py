@@ -50,6 +50,8 @@ class TrainConfig:
     """What latent actions are squeezed through."""
     adapter_context: bool = True
     """Whether the adapter also sees the last frames (the paper's does not)."""
+    adapter_snap: bool = False
+    """Whether the adapter's latent actions are snapped to the nearest codes (the paper's are)."""
     history: int = 0
     """How many earlier frames the code of a step may see besides its own two."""
     flow: FlowConfig = FlowConfig()
@@ -58,7 +60,7 @@ class TrainConfig:
     warmup: StageConfig = StageConfig(steps=450)
     joint: StageConfig = StageConfig(steps=1000, imagined=0.2)
     adapter_fit: AdapterFitConfig = AdapterFitConfig()
-    adapter: StageConfig = StageConfig(steps=240, learning_rate=3e-4, imagined=0.6, shift=0, through_adapter=0.5)
+    adapter: StageConfig = StageConfig(steps=1240, imagined=0.4, shift=0, through_adapter=0.75, adapter_weight=0.1)
     loop: LoopConfig = LoopConfig()
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
     held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
@@ -161,6 +163,7 @@ def starting_system(config: TrainConfig, clips: ClipDataset) -> ColaSystem:
         render_profile=clips.render_profile,
         bottleneck=config.bottleneck,
         adapter_context=config.adapter_context,
+        adapter_snap=config.adapter_snap,
         history=config.history,
         flow=config.flow,
     )

@@ -7,7 +7,7 @@ None of these has a gradient. All frames are unshifted, all numbers come from th
 import torch
 from torch import Tensor
 
-from colaworld.adapters.action_adapter import context_windows
+from colaworld.adapters.action_adapter import adapt, context_windows
 from colaworld.adapters.system import ColaSystem
 from colaworld.experiments.batches import Batch
 from colaworld.models.cola import ColaModel
@@ -83,14 +83,15 @@ def _action_metrics(
             metrics[f"entropy_{token}"] = health.entropy
     if system.adapter is not None and system.info.stage == "adapter":
         windows = context_windows(latents, system.adapter.config.context_frames)
-        adapted = model.bottleneck.snap(system.adapter(held_out.actions, windows))
-        metrics["flow_adapter"] = model.flow_loss(latents, adapted.latents, torch.Generator().manual_seed(seed))
-        metrics["predicted_adapter"] = mean_error(model, latents, adapted.latents)
+        adapted = adapt(system.adapter, model.bottleneck, held_out.actions, windows)
+        metrics["flow_adapter"] = model.flow_loss(latents, adapted, torch.Generator(latents.device).manual_seed(seed))
+        metrics["predicted_adapter"] = mean_error(model, latents, adapted)
         # The same context with another clip's actions: what an adapter that looks at its context alone would not notice.
-        other = model.bottleneck.snap(system.adapter(held_out.actions.roll(1, dims=0), windows))
-        metrics["predicted_adapter_shuffled"] = mean_error(model, latents, other.latents)
+        other = adapt(system.adapter, model.bottleneck, held_out.actions.roll(1, dims=0), windows)
+        metrics["predicted_adapter_shuffled"] = mean_error(model, latents, other)
         if read.indices is not None:
-            metrics["adapter_accuracy"] = (adapted.indices == read.indices).float().mean()
+            codes = model.bottleneck.snap(adapted).indices
+            metrics["adapter_accuracy"] = (codes == read.indices).float().mean()
     return metrics
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from colaworld.adapters.action_adapter import adapt
 from colaworld.adapters.world import ColaWorld
 
 
@@ -59,6 +60,20 @@ def test_the_adapter_sees_the_frame_that_was_just_imagined(system):
     latents = world.imagine(start, torch.zeros(1, 3, 7))
     torch.testing.assert_close(seen[0][0, 0], world.encode(frames()), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(seen[2][0, 0], latents[0, :2], rtol=0, atol=0)
+
+
+def test_snapping_leaves_only_codes_and_not_snapping_leaves_the_adapters_own_points(system):
+    actions, context = torch.randn(20, 1, 5, 7), world_context(system, 20)
+    points = system.adapter(actions, context)
+    snapped = adapt(system.adapter, system.bottleneck, actions, context)
+    torch.testing.assert_close(system.bottleneck.snap(points).latents, snapped)
+    assert len(snapped.unique(dim=0)) < len(points.unique(dim=0))
+    system.adapter.register_to_config(snap=False)
+    torch.testing.assert_close(adapt(system.adapter, system.bottleneck, actions, context), points)
+
+
+def world_context(system, count: int) -> torch.Tensor:
+    return ColaWorld(system).encode(frames())[None, None].expand(count, 1, -1, -1, -1, -1)
 
 
 def test_only_the_last_two_context_frames_count(system):
