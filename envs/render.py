@@ -19,6 +19,7 @@ import mujoco
 import numpy as np
 
 from colaworld.envs.decimate import decimate_visual_meshes
+from colaworld.envs.gl_context import borrowed_context, uses_egl
 
 MAX_LITE_SIZE = 128
 _COLLISION_GROUP, _VISUAL_GROUP = 0, 1
@@ -89,7 +90,10 @@ def choose_profile(name: str | None, height: int, width: int) -> RenderProfile:
 
 
 class SceneRenderer:
-    """Draws one model's cameras. The GL context is made at the first picture and closed quietly."""
+    """Draws one model's cameras. The GL context is made at the first picture and closed quietly.
+
+    It is current only inside the methods here, so that pictures do not depend on what else draws in the process.
+    """
 
     def __init__(self, model: mujoco.MjModel, profile: RenderProfile, height: int, width: int) -> None:
         self._model = model
@@ -108,7 +112,8 @@ class SceneRenderer:
         self._renderer.enable_segmentation_rendering()
         try:
             self._renderer.update_scene(data, camera=camera, scene_option=self._option)
-            shown = self._renderer.render()
+            with borrowed_context():
+                shown = self._renderer.render()
         finally:
             self._renderer.disable_segmentation_rendering()
         geoms = shown[..., 0][shown[..., 1] == mujoco.mjtObj.mjOBJ_GEOM]
@@ -122,7 +127,8 @@ class SceneRenderer:
         flags = self._renderer.scene.flags
         flags[mujoco.mjtRndFlag.mjRND_SHADOW] = self._profile.shadows
         flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = self._profile.reflections
-        large = self._renderer.render()
+        with borrowed_context():
+            large = self._renderer.render()
         scale = self._profile.supersample
         if scale == 1:
             return large
@@ -132,7 +138,8 @@ class SceneRenderer:
     def close(self) -> None:
         """Free the GL context; the next picture would open a new one."""
         if self._renderer is not None:
-            self._renderer.close()
+            with borrowed_context():
+                self._renderer.close()
             self._renderer = None
 
     def _open(self) -> mujoco.Renderer:
@@ -143,14 +150,14 @@ class SceneRenderer:
         model.vis.global_.offwidth, model.vis.global_.offheight = width, height
         if self._profile.mesh_fraction < 1.0:
             decimate_visual_meshes(model, self._profile.mesh_fraction)
-        renderer = mujoco.Renderer(model, height, width)
+        with borrowed_context():
+            renderer = mujoco.Renderer(model, height, width)
         _close_at_exit()
         return renderer
 
 
 def _check_context() -> None:
-    context = getattr(mujoco.gl_context, "GLContext", None)
-    if os.environ.get("MUJOCO_GL") == "egl" and getattr(context, "__module__", "") != "mujoco.egl":
+    if os.environ.get("MUJOCO_GL") == "egl" and not uses_egl():
         raise ValueError(
             "MuJoCo was imported before colaworld.envs and looks for a screen; "
             "import colaworld.envs first or set MUJOCO_GL=egl"
