@@ -68,8 +68,8 @@ def test_snapping_leaves_only_codes_and_not_snapping_leaves_the_adapters_own_poi
     snapped = adapt(system.adapter, system.bottleneck, actions, context)
     torch.testing.assert_close(system.bottleneck.snap(points).latents, snapped)
     distances = torch.cdist(snapped.reshape(-1, 8), system.bottleneck.quantiser.codebook)
-    assert distances.min(dim=1).values.max() < 1e-4
-    assert torch.cdist(points.reshape(-1, 8), system.bottleneck.quantiser.codebook).min(dim=1).values.max() > 1e-2
+    assert distances.min(dim=1).values.max() < 5e-3
+    assert torch.cdist(points.reshape(-1, 8), system.bottleneck.quantiser.codebook).min(dim=1).values.max() > 5e-2
     system.adapter.register_to_config(snap=False)
     torch.testing.assert_close(adapt(system.adapter, system.bottleneck, actions, context), points)
 
