@@ -65,9 +65,9 @@ class EvalConfig:
     """Each instance is played once for each seed (the expert, which knows no chance, only for the first)."""
     samples: int = 64
     """Candidate action sequences per iteration."""
-    iterations: int = 3
+    iterations: int = 2
     """Rounds of candidates per plan."""
-    horizon: int = 6
+    horizon: int = 4
     """Environment steps that are imagined (VP2: 10)."""
     elite_fraction: float = 0.1
     """Share of the candidates that CEM refits to (VP2: 0.05)."""
