@@ -11,7 +11,7 @@ EPISODES ?= 12
 
 demo: install
 	$(BIN)/python experiments/vp2_eval.py --planner cem --episodes $(EPISODES) --out $(DEMO)/vp2
-	$(BIN)/python experiments/train_world_model.py --out $(DEMO)/train --warmup.steps 160 --joint.steps 160 --adapter.steps 100 \
+	$(BIN)/python experiments/train_world_model.py --out $(DEMO)/train --warmup.steps 160 --joint.steps 160 --adapter.steps 80 --adapter-fit.steps 1000 \
 		--loop.watch-every 40
 	@# Nothing is left to play: the same command prints its table again, last.
 	@$(BIN)/python experiments/vp2_eval.py --planner cem --episodes $(EPISODES) --out $(DEMO)/vp2
