@@ -41,7 +41,7 @@ class StageConfig:
 
     steps: int
     """Optimiser steps."""
-    batch_size: int = 8
+    batch_size: int = 6
     """Clips in a batch, over all processes."""
     learning_rate: float = 8e-4
     """AdamW's, at its peak; it decays along a cosine."""

@@ -55,12 +55,14 @@ class TrainConfig:
     history: int = 0
     """How many earlier frames the code of a step may see besides its own two."""
     flow: FlowConfig = FlowConfig()
-    codec: StageConfig = StageConfig(steps=2200, batch_size=12, learning_rate=2e-3)
-    pretrain: StageConfig = StageConfig(steps=1200)
-    warmup: StageConfig = StageConfig(steps=450)
-    joint: StageConfig = StageConfig(steps=1000, imagined=0.2)
+    codec: StageConfig = StageConfig(steps=4600, batch_size=12, learning_rate=2e-3)
+    pretrain: StageConfig = StageConfig(steps=3000, batch_size=6, learning_rate=1.5e-3)
+    warmup: StageConfig = StageConfig(steps=500, batch_size=8)
+    joint: StageConfig = StageConfig(steps=2000, learning_rate=1.2e-3, imagined=0.2)
     adapter_fit: AdapterFitConfig = AdapterFitConfig()
-    adapter: StageConfig = StageConfig(steps=1240, imagined=0.4, shift=0, through_adapter=0.75, adapter_weight=0.1)
+    adapter: StageConfig = StageConfig(
+        steps=4500, learning_rate=1.2e-3, shift=3, imagined=0.35, through_adapter=0.75, adapter_weight=0.05
+    )
     loop: LoopConfig = LoopConfig()
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
     held_out: HeldOutConfig = field(default_factory=HeldOutConfig)

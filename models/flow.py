@@ -25,7 +25,7 @@ class FlowConfig:
     """Where a frame's flow starts; "noise" (the paper's) goes with mean_fraction 0."""
     std: float = 0.5
     """Standard deviation of the noise added to the last frame in training."""
-    mean_fraction: float = 0.5
+    mean_fraction: float = 0.9
     """Share of frames trained as a plan asks for them: from the bare last frame, at time 0."""
     weight: float = 10.0
     """Of the flow loss beside the codebook's losses. Differs from the paper (1): from the last frame velocities are

@@ -73,7 +73,7 @@ def test_interpolation_ends():
         ({"source": "middle"}, "'middle'"),
         ({"std": -1.0}, "-1.0"),
         ({"mean_fraction": 2.0}, "2.0"),
-        ({"source": "noise"}, "mean_fraction=0.5"),
+        ({"source": "noise"}, "mean_fraction=0.9"),
     ],
 )
 def test_a_bad_flow_is_named(arguments, said):
