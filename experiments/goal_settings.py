@@ -1,8 +1,7 @@
 """Flags of ``vp2_eval.py``, each with its meaning, and the planner, objective and action prior that they stand for.
 
 Defaults fit two CPU cores. VP2's own numbers: ``--planner mppi --samples 200 --iterations 1 --horizon 10 --gamma 0.05
---no-normalise --objective pixel``, or ``--planner cem --samples 200 --iterations 3 --elite-fraction 0.05 --horizon 10
---objective pixel``.
+--no-normalise --blur 0``, or ``--planner cem --samples 200 --iterations 3 --elite-fraction 0.05 --horizon 10 --blur 0``.
 """
 
 from dataclasses import asdict, dataclass, field, replace
@@ -75,10 +74,11 @@ class EvalConfig:
     """MPPI's inverse temperature (VP2: 0.05 on summed pixel error, with --no-normalise)."""
     normalise: bool = True
     """Whether MPPI divides costs by their standard deviation."""
-    objective: Literal["latent", "pixel", "sum"] = "latent"
+    objective: Literal["latent", "pixel", "sum"] = "pixel"
     """Squared distance to the goal frame in the codec's latents, in pixels (VP2), or their weighted sum."""
-    blur: float = 0.0
-    """Pixels are compared after smoothing by a Gaussian of this many pixels (VP2: 0); some 4 of 64 reach further."""
+    blur: float = 4.0
+    """Pixels are compared after smoothing by a Gaussian of this many pixels (VP2: 0): sharp ones tell little about how far an
+    arm is from a goal that it does not overlap."""
     pixel_weight: float = 1.0
     """Weight of the pixel term of --objective sum."""
     latent_weight: float = 1.0

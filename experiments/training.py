@@ -137,7 +137,7 @@ def train_stage(
     """
     model = StageModel(system, stage, config)
     if loop.compile:
-        _compile(system.video)
+        compile_training(system.video)
     parameters = model.trained_parameters()
     optimizer = torch.optim.AdamW(parameters, config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay)
     scheduler = get_scheduler(
@@ -205,7 +205,7 @@ def train_stage(
     return system
 
 
-def _compile(video: VideoTransformer) -> None:
+def compile_training(video: VideoTransformer) -> None:
     """Compile what is differentiated; what is only looked at comes in other shapes and seldom, and stays eager."""
     eager = partial(VideoTransformer.two_streams, video)
     compiled = torch.compile(eager, dynamic=False)

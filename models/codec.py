@@ -127,6 +127,7 @@ class FrameCodec(ModelMixin, ConfigMixin):
     @torch.no_grad()
     def standardise(self, frames: Tensor) -> None:
         """Set the latents' mean and std per channel from uint8 frames ``(N, 3, height, width)``; once, after training."""
-        raw = torch.cat([self._posterior(part).mode() for part in frames.split(256)])
+        device = self.latent_mean.device
+        raw = torch.cat([self._posterior(part.to(device)).mode() for part in frames.split(256)])
         self.latent_mean.copy_(raw.mean(dim=(0, 2, 3)))
         self.latent_std.copy_(raw.std(dim=(0, 2, 3)).clamp_min(1e-4))

@@ -15,7 +15,7 @@ from colaworld.experiments.held_out import HeldOutConfig, compare, report_held_o
 from colaworld.experiments.presets import PRESETS, build
 from colaworld.experiments.stages import STAGES, TRAINED, StageConfig, StageModel
 from colaworld.experiments.train_world_model import TrainConfig, check_same_run, starting_system
-from colaworld.experiments.training import Data, LoopConfig, make_accelerator, train_stage
+from colaworld.experiments.training import Data, LoopConfig, compile_training, make_accelerator, train_stage
 from colaworld.experiments.watch import displacement_r2
 
 LOOP = LoopConfig(log_every=1, watch_every=3, checkpoint_seconds=0.0)
@@ -240,3 +240,21 @@ def test_bad_flags_are_named():
         StageConfig(steps=5, batch_size=0)
     with pytest.raises(ValueError, match="exclude each other"):
         TrainConfig(from_scratch=True, init=Path("x"))
+
+
+def test_only_what_is_differentiated_runs_compiled(monkeypatch):
+    system, calls = system_of(), []
+
+    def fake(function, **_):
+        return lambda *args, **kwargs: calls.append(1) or function(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "compile", fake)
+    clean, time = torch.randn(1, 3, *system.video.latent_shape), torch.rand(1, 3)
+    plain = system.video.two_streams(clean, clean, time)
+    compile_training(system.video)
+    torch.testing.assert_close(system.video.two_streams(clean, clean, time), plain)
+    assert len(calls) == 1
+    with torch.no_grad():
+        system.video.two_streams(clean, clean, time)
+    assert len(calls) == 1
+    assert not any("two_streams" in key for key in system.video.state_dict())

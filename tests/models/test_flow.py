@@ -33,7 +33,7 @@ def test_a_straight_field_needs_one_step():
 
 def test_training_pairs_lie_on_the_line_from_source_to_data():
     last, data = torch.randn(64, 11, 2, 2, 2), torch.randn(64, 11, 2, 2, 2)
-    noised, time, velocity = training_pairs(FlowConfig(), last, data, torch.Generator().manual_seed(0))
+    noised, time, velocity = training_pairs(FlowConfig(mean_fraction=0.5), last, data, torch.Generator().manual_seed(0))
     # Wherever on the line, going on with the velocity for the time that is left ends at the data.
     torch.testing.assert_close(noised + (1.0 - time)[..., None, None, None] * velocity, data, rtol=1e-4, atol=1e-5)
     mean = time == 0.0
