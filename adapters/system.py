@@ -49,6 +49,8 @@ class SystemInfo:
     frame_skip: int
     action_dim: int
     render_profile: str
+    clip: int = 12
+    """Frames in a training clip: what lies further was never seen."""
     flow: FlowConfig = FlowConfig()
 
 
@@ -141,12 +143,19 @@ def _load_part(name: str, path: Path, device: str | torch.device) -> torch.nn.Mo
         if not needed.is_file():
             raise FileNotFoundError(f"the {name} of the system is missing: no file {needed}")
     try:
-        part = PARTS[name].from_pretrained(
-            path, torch_dtype=torch.float32, low_cpu_mem_usage=False, use_safetensors=True
+        part, loading = PARTS[name].from_pretrained(
+            path,
+            torch_dtype=torch.float32,
+            low_cpu_mem_usage=False,
+            use_safetensors=True,
+            output_loading_info=True,
         )
     except (SafetensorError, OSError, RuntimeError, TypeError, ValueError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{weights}: cannot be read as a {PARTS[name].__name__} ({first})") from error
+    for problem in ("missing_keys", "unexpected_keys"):
+        if loading[problem]:  # diffusers would only warn and leave such weights as they were drawn
+            raise ValueError(f"{weights}: {problem.replace('_', ' ')}, the first of them {min(loading[problem])!r}")
     return part.to(device).eval()
 
 

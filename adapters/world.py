@@ -1,7 +1,7 @@
 """A trained system as the world that planning asks for: real actions in, imagined latents out.
 
 Held actions ``(A,)`` become chunks ``(frame_skip, A)``, the adapter turns them into latent actions (seeing the frames
-imagined so far), the bottleneck snaps them to codes, and the video model imagines. See ``planning.protocols.World``.
+imagined so far; snapped to codes if it was made so), and the video model imagines. See ``planning.protocols.World``.
 """
 
 import torch
@@ -39,8 +39,8 @@ class ColaWorld:
 
     @property
     def max_horizon(self) -> int:
-        """How far a clip of the model's length reaches beyond its context."""
-        return self.system.video.config.max_frames - CONTEXT_FRAMES
+        """How far a clip as it was trained on reaches beyond its context."""
+        return min(self.system.info.clip, self.system.video.config.max_frames) - CONTEXT_FRAMES
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 EGL_LIBRARIES = {"libEGL.so.1": "EGL", "libGL.so.1": "GL"}
-EGL_PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri libgl1 libglib2.0-0"
+EGL_PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri libopengl0 libgl1 libglib2.0-0"
 _NO_GRAPHICS = "disabled"
 
 

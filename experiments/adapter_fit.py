@@ -90,9 +90,11 @@ def fit_adapter(
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     progress = trange(config.steps, desc="adapter fit", mininterval=1.0)
-    for _ in progress:
+    for step in progress:
         chosen = torch.randint(len(table.actions), (config.batch_size,), generator=generator)
         loss, metrics = table.loss(system, chosen)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the loss of the adapter's fit is {loss.item()} at step {step}")
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -62,6 +62,7 @@ def build(
     adapter_context: bool = True,
     adapter_snap: bool = False,
     history: int = 0,
+    clip: int = 12,
     flow: FlowConfig | None = None,
 ) -> ColaSystem:
     """A freshly initialised system for frames and actions of the given sizes (torch's global generator draws the
@@ -98,6 +99,7 @@ def build(
         frame_skip=frame_skip,
         action_dim=action_dim,
         render_profile=render_profile,
+        clip=clip,
         flow=flow or preset.flow,
     )
     return ColaSystem(

@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 
 import torch
 import tyro
+from diffusers.configuration_utils import ConfigMixin
 
 from colaworld.adapters.system import ColaSystem, load_system, weights_path
 from colaworld.envs.demos import ClipDataset, starter_path
@@ -65,11 +66,12 @@ class TrainConfig:
     )
     loop: LoopConfig = LoopConfig()
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
+    """Where numbers go besides metrics.jsonl."""
     held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
 
     def __post_init__(self) -> None:
-        if not 3 <= self.clip <= 16:
-            raise ValueError(f"--clip must lie between 3 and 16 frames, got {self.clip}")
+        if not 4 <= self.clip <= 16:  # two of context, and what is imagined must itself be the context of a frame
+            raise ValueError(f"--clip must lie between 4 and 16 frames, got {self.clip}")
         if self.from_scratch and self.init is not None:
             raise ValueError(f"--from-scratch and --init {self.init} exclude each other")
 
@@ -91,6 +93,7 @@ def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")]) -> None:
     check_same_run(config)
     torch.manual_seed(config.loop.seed)
     system = starting_system(config, train_clips)
+    remember_run(config)
     accelerator = make_accelerator(config.out, config.loop, list(config.trackers))
     for part in system.parts().values():
         part.to(accelerator.device)
@@ -102,7 +105,7 @@ def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")]) -> None:
     finished, steps_before = finished_stages(config), 0
     for stage in config.run_stages():
         if stage not in finished:
-            if stage == "adapter" and config.adapter_fit.steps and read_progress(config.out) == (None, 0):
+            if stage == "adapter" and config.adapter_fit.steps and read_progress(config.out)[0] != "adapter":
                 fitted = fit_adapter(
                     system, train_clips.episodes, held_out_clips.episodes, config.adapter_fit, seed=config.loop.seed
                 )
@@ -126,23 +129,35 @@ def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")]) -> None:
 
 def check_same_run(config: TrainConfig) -> None:
     """A run folder belongs to one set of flags; how it logs and reports may change."""
+    said, path = binding_flags(config), config.out / "config.json"
+    if not path.is_file():
+        return
+    try:
+        before = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); choose another --out") from error
+    differing = [key for key in said if said[key] != before.get(key)]
+    if differing:
+        key = differing[0]
+        raise ValueError(
+            f"{path}: this run was started with {key}={before.get(key)}, not {said[key]}; choose another --out"
+        )
+
+
+def remember_run(config: TrainConfig) -> None:
+    """Bind the run folder to the flags, once they have proved to be possible."""
+    config.out.mkdir(parents=True, exist_ok=True)
+    partial = config.out / "config.partial"
+    partial.write_text(json.dumps(binding_flags(config), indent=2) + "\n")
+    os.replace(partial, config.out / "config.json")
+
+
+def binding_flags(config: TrainConfig) -> dict[str, object]:
+    """The flags that a run's weights depend on, as JSON."""
     said = json.loads(json.dumps(asdict(config), default=str))
     for free in ("trackers", "held_out", "out"):
         said.pop(free)
-    path = config.out / "config.json"
-    if path.is_file():
-        before = json.loads(path.read_text())
-        differing = [key for key in said if said[key] != before.get(key)]
-        if differing:
-            key = differing[0]
-            raise ValueError(
-                f"{path}: this run was started with {key}={before.get(key)}, not {said[key]}; choose another --out"
-            )
-    else:
-        config.out.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(said, indent=2) + "\n")
-        os.replace(partial, path)
+    return said
 
 
 def finished_stages(config: TrainConfig) -> tuple[StageName, ...]:
@@ -167,6 +182,7 @@ def starting_system(config: TrainConfig, clips: ClipDataset) -> ColaSystem:
         adapter_context=config.adapter_context,
         adapter_snap=config.adapter_snap,
         history=config.history,
+        clip=config.clip,
         flow=config.flow,
     )
     if finished_stages(config):
@@ -180,7 +196,30 @@ def starting_system(config: TrainConfig, clips: ClipDataset) -> ColaSystem:
         wanted, found = getattr(fresh.info, name), getattr(trained.info, name)
         if wanted != found:
             raise ValueError(f"{source}: {name} is {found!r}, but the data and flags of this run say {wanted!r}")
+    check_parts(source, trained, fresh, config)
     return replace(fresh, **trained.parts(), info=replace(fresh.info, stage=trained.info.stage))
+
+
+def check_parts(source: Path, trained: ColaSystem, fresh: ColaSystem, config: TrainConfig) -> None:
+    """ValueError when a part is not what the flags ask for, or when a stage before the first one has not been trained."""
+    for name, part in trained.parts().items():
+        wanted, found = public_config(getattr(fresh, name)), public_config(part)
+        for key, value in found.items():
+            if wanted.get(key) != value:
+                raise ValueError(
+                    f"{source}: {key} of its {name} is {value!r}, but the flags of this run say {wanted.get(key)!r}"
+                )
+    left = [stage for stage in config.run_stages() if stage not in finished_stages(config)]
+    if left and STAGES.index(trained.info.stage) < STAGES.index(left[0]) - 1:
+        before = STAGES[STAGES.index(left[0]) - 1]
+        raise ValueError(
+            f"{source} has been trained to stage {trained.info.stage!r}, but stage {left[0]!r} begins after {before!r}"
+        )
+
+
+def public_config(part: ConfigMixin) -> dict[str, object]:
+    """What a part was made with, as JSON would bring it back, without diffusers' own notes."""
+    return json.loads(json.dumps({key: value for key, value in part.config.items() if not key.startswith("_")}))
 
 
 if __name__ == "__main__":

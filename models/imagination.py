@@ -78,7 +78,9 @@ class Imagination:
         noise = torch.zeros_like(last)
         if std > 0.0 or self.flow.source == "noise":
             # One frame of noise for the whole batch: candidates of a plan then differ by their actions alone.
-            noise = torch.randn(last[:1].shape, generator=generator, device=last.device).expand_as(last)
+            # It is drawn where its generator lives.
+            where = last.device if generator is None else generator.device
+            noise = torch.randn(last[:1].shape, generator=generator, device=where).to(last).expand_as(last)
         source = source_latents(self.flow, last, noise, std)
         modulation = None if self.conditioner is None else self.conditioner(actions)[:, -1:]
         free = None

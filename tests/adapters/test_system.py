@@ -4,8 +4,10 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from colaworld.adapters.system import load_system, save_system
+from colaworld.adapters.system import load_system, save_system, weights_path
+from colaworld.envs.manifest import DEFAULT_MANIFEST, load_manifest
 
 
 def test_a_saved_system_imagines_the_same(system, tmp_path):
@@ -57,6 +59,29 @@ def test_a_truncated_checkpoint_is_named(system, tmp_path):
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"video/diffusion_pytorch_model.safetensors: cannot be read"):
         load_system(tmp_path / "run")
+
+
+def test_a_checkpoint_without_one_of_its_tensors_is_refused(system, tmp_path):
+    save_system(system, tmp_path / "run")
+    weights = tmp_path / "run" / "video" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    del tensors["embed.weight"]
+    save_file(tensors, weights, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="video.*missing keys, the first of them 'embed.weight'"):
+        load_system(tmp_path / "run")
+
+
+@pytest.mark.parametrize(("name", "stage"), [("pretrained", "pretrain"), ("cola", "adapter")])
+def test_the_weights_that_ship_are_whole_and_small(name, stage):
+    assert load_system(weights_path("tiny", name)).info.stage == stage
+    together = sum(file.stat().st_size for file in weights_path("tiny").parent.rglob("*.safetensors"))
+    assert together <= 12 * 2**20
+
+
+def test_the_weights_that_ship_fit_the_goals_that_ship():
+    info, manifest = load_system(weights_path("tiny")).info, load_manifest(DEFAULT_MANIFEST)
+    for name in ("height", "width", "frame_skip", "render_profile"):
+        assert getattr(info, name) == getattr(manifest, name)
 
 
 def test_a_missing_part_is_named(system, tmp_path):

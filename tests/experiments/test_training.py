@@ -14,7 +14,7 @@ from colaworld.experiments.batches import StepBatches, fixed_batch, random_shift
 from colaworld.experiments.held_out import HeldOutConfig, compare, report_held_out
 from colaworld.experiments.presets import PRESETS, build
 from colaworld.experiments.stages import STAGES, TRAINED, StageConfig, StageModel
-from colaworld.experiments.train_world_model import TrainConfig, check_same_run, starting_system
+from colaworld.experiments.train_world_model import TrainConfig, check_same_run, remember_run, starting_system, train
 from colaworld.experiments.training import Data, LoopConfig, compile_training, make_accelerator, train_stage
 from colaworld.experiments.watch import displacement_r2
 
@@ -222,6 +222,7 @@ def test_the_held_out_report_is_written(tmp_path, capsys):
 def test_a_run_folder_belongs_to_one_set_of_flags(tmp_path):
     config = TrainConfig(out=tmp_path, preset="nano")
     check_same_run(config)
+    remember_run(config)
     check_same_run(replace(config, trackers=()))
     with pytest.raises(ValueError, match="clip=12, not 9"):
         check_same_run(replace(config, clip=9))
@@ -233,9 +234,32 @@ def test_weights_of_another_preset_are_refused(tmp_path):
         starting_system(TrainConfig(out=tmp_path / "new", preset="tiny", init=tmp_path / "nano" / "system"), Squares())
 
 
+def test_a_stage_does_not_begin_before_its_turn(tmp_path):
+    run(tmp_path / "nano", "pretrain", Squares())
+    init = tmp_path / "nano" / "system"
+    config = TrainConfig(out=tmp_path / "new", preset="nano", init=init, stages=("adapter",))
+    with pytest.raises(ValueError, match="trained to stage 'pretrain', but stage 'adapter' begins after 'joint'"):
+        starting_system(config, Squares())
+
+
+def test_parts_of_another_kind_are_refused(tmp_path):
+    run(tmp_path / "nano", "joint", Squares())
+    config = TrainConfig(
+        out=tmp_path / "new", preset="nano", init=tmp_path / "nano" / "system", bottleneck="continuous", stages=("joint",)
+    )
+    with pytest.raises(ValueError, match="kind of its bottleneck is 'vq', but .* 'continuous'"):
+        starting_system(config, Squares())
+
+
+def test_a_refused_run_leaves_its_folder_free(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no system at"):
+        train(TrainConfig(out=tmp_path / "run", init=tmp_path / "nowhere"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_bad_flags_are_named():
-    with pytest.raises(ValueError, match="between 3 and 16 frames, got 2"):
-        TrainConfig(clip=2)
+    with pytest.raises(ValueError, match="between 4 and 16 frames, got 3"):
+        TrainConfig(clip=3)
     with pytest.raises(ValueError, match="batch_size >= 1, got 5 and 0"):
         StageConfig(steps=5, batch_size=0)
     with pytest.raises(ValueError, match="exclude each other"):
