@@ -244,10 +244,9 @@ def test_a_stage_does_not_begin_before_its_turn(tmp_path):
 
 def test_parts_of_another_kind_are_refused(tmp_path):
     run(tmp_path / "nano", "joint", Squares())
-    config = TrainConfig(
-        out=tmp_path / "new", preset="nano", init=tmp_path / "nano" / "system", bottleneck="continuous", stages=("joint",)
-    )
-    with pytest.raises(ValueError, match="kind of its bottleneck is 'vq', but .* 'continuous'"):
+    init = tmp_path / "nano" / "system"
+    config = TrainConfig(out=tmp_path / "new", preset="nano", init=init, history=1, stages=("joint",))
+    with pytest.raises(ValueError, match="history of its inverse_dynamics is 0, but the flags of this run say 1"):
         starting_system(config, Squares())
 
 
