@@ -76,14 +76,21 @@ class ActionAdapter(ModelMixin, ConfigMixin):
         return self.mlp(x)
 
 
-def adapt(adapter: ActionAdapter, bottleneck: Bottleneck, actions: Tensor, context: Tensor | None) -> Tensor:
+def adapt(
+    adapter: ActionAdapter,
+    bottleneck: Bottleneck,
+    actions: Tensor,
+    context: Tensor | None,
+    *,
+    snap: bool | None = None,
+) -> Tensor:
     """The latent actions ``(B, N, D)`` that the world model is given for real action chunks ``(B, N, frame_skip, A)``.
 
-    ``snap=True``: the nearest codes, as the paper's. ``snap=False`` (Differs from the paper): the adapter's own point between the codes,
+    ``snap`` (None: as the adapter was made) ``True``: the nearest codes, as the paper's. ``snap=False`` (Differs from the paper): the adapter's own point between the codes,
     which tells apart actions that share a code.
     """
     predicted = adapter(actions, context)
-    return bottleneck.snap(predicted).latents if adapter.config.snap else predicted
+    return bottleneck.snap(predicted).latents if (adapter.config.snap if snap is None else snap) else predicted
 
 
 def context_windows(latents: Tensor, frames: int) -> Tensor | None:

@@ -16,12 +16,17 @@ from colaworld.models.imagination import Imagination, Imagined, NextAction
 
 
 class ColaWorld:
-    """ValueError when the system has no adapter."""
+    """``snap`` (None: as the adapter was made) decides whether latent actions are snapped to codes.
 
-    def __init__(self, system: ColaSystem, sampler: SamplerConfig = SamplerConfig()) -> None:
+    ValueError when the system has no adapter.
+    """
+
+    def __init__(
+        self, system: ColaSystem, sampler: SamplerConfig = SamplerConfig(), *, snap: bool | None = None
+    ) -> None:
         if system.adapter is None:
             raise ValueError(f"a system of stage {system.info.stage!r} has no adapter: it cannot imagine real actions")
-        self.system = system
+        self.system, self.snap = system, snap
         self.model = system.model().eval()
         self.adapter = system.adapter.eval()
         self.device = next(system.video.parameters()).device
@@ -57,7 +62,7 @@ class ColaWorld:
         ``(B, N, D)``.
         """
         windows = context_windows(context, self.adapter.config.context_frames)
-        return adapt(self.adapter, self.model.bottleneck, actions, windows)
+        return adapt(self.adapter, self.model.bottleneck, actions, windows, snap=self.snap)
 
     @torch.no_grad()
     def start(self, frames: Tensor, actions: Tensor) -> Imagined:
@@ -87,7 +92,8 @@ class ColaWorld:
         def next_action(step: int, recent: Tensor) -> Tensor:
             frames = self.adapter.config.context_frames
             window = recent[:, None, -frames:] if frames else None
-            return adapt(self.adapter, self.model.bottleneck, chunks[:, step : step + 1], window)[:, 0]
+            chunk = chunks[:, step : step + 1]
+            return adapt(self.adapter, self.model.bottleneck, chunk, window, snap=self.snap)[:, 0]
 
         return next_action
 

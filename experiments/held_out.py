@@ -1,5 +1,8 @@
 """Imagined video on held-out trajectories: does the model beat copying the last frame, and are its actions used?
 
+    python experiments/held_out.py                             # the weights that ship, on held-out starter data
+    python experiments/held_out.py --run runs/train/system --data my.hdf5
+
 From two context frames the model imagines on its own for up to ten steps, driven by the inverse dynamics model's codes,
 by the adapter's codes (real actions), and by either of them shuffled between trajectories. The error is squared pixel
 error on *moving* pixels: those that differ by more than ``MOVED`` between the last context frame and the true frame.
@@ -10,16 +13,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import imageio.v3 as iio
 import numpy as np
 import torch
+import tyro
 from einops import rearrange, repeat
 from torch import Tensor
 
-from colaworld.adapters.system import ColaSystem
+from colaworld.adapters.system import ColaSystem, load_system, weights_path
 from colaworld.adapters.world import ColaWorld
-from colaworld.envs.demos import Episode
+from colaworld.envs.demos import ClipDataset, Episode, starter_path
+from colaworld.experiments.cli import main
 from colaworld.experiments.intervals import bootstrap_mean
 from colaworld.models.cola import CONTEXT_FRAMES
 from colaworld.models.imagination import Imagination, given
@@ -113,13 +119,18 @@ def imagine_variants(system: ColaSystem, windows: Sequence[tuple[np.ndarray, np.
 
     variants = {"IDM codes": by_codes(codes), "IDM codes, shuffled": by_codes(codes.roll(1, dims=0))}
     if system.info.stage == "adapter":
-        world = ColaWorld(system)
+        snapped = system.bottleneck.config.kind == "vq" and not system.adapter.config.snap
 
-        def by_actions(these: Tensor) -> Tensor:
+        def by_actions(these: Tensor, snap: bool | None = None) -> Tensor:
+            world = ColaWorld(system, snap=snap)
             start = imagination.start(context, world.latent_actions(actions[:, :known], context))
             return decoded(imagination.roll_out(start, world.adapted(these[:, known:]), horizon))
 
-        variants |= {"adapter": by_actions(actions), "adapter, shuffled": by_actions(actions.roll(1, dims=0))}
+        others = actions.roll(1, dims=0)
+        variants |= {"adapter": by_actions(actions), "adapter, shuffled": by_actions(others)}
+        if snapped:  # the paper's adapter answers with codes
+            snap = {"adapter's codes": by_actions(actions, True), "adapter's codes, shuffled": by_actions(others, True)}
+            variants |= snap
     return variants
 
 
@@ -161,12 +172,12 @@ def table(report: dict) -> str:
     """The report as text."""
     lines = [
         "error on moving pixels of held-out video, relative to copying the last frame [95 % interval over windows]",
-        f"{'variant':<22}{'step':>5}{'below copy':>28}{'below shuffled actions':>30}",
+        f"{'variant':<27}{'step':>5}{'below copy':>28}{'below shuffled actions':>30}",
     ]
     for row in report["rows"]:
         below = "{:6.1%} [{:6.1%}, {:6.1%}]".format(*row["below_copy"])
         shuffled = "{:6.1%} [{:6.1%}, {:6.1%}]".format(*row["below_shuffled"]) if "below_shuffled" in row else ""
-        lines.append(f"{row['variant']:<22}{row['horizon']:>5}{below:>28}{shuffled:>30}")
+        lines.append(f"{row['variant']:<27}{row['horizon']:>5}{below:>28}{shuffled:>30}")
     return "\n".join(lines)
 
 
@@ -176,3 +187,26 @@ def strip(rows: Sequence[Tensor], scale: int = 2) -> np.ndarray:
         rearrange(torch.stack(list(rows)), "r t c h w -> (r h) (t w) c").clamp(0, 1).mul(255).round().byte().numpy()
     )
     return repeat(picture, "h w c -> (h i) (w j) c", i=scale, j=scale)
+
+
+def held_out(
+    run: Path | None = None,
+    data: tuple[Path, ...] = (),
+    out: Path = Path("runs/held_out"),
+    config: Annotated[HeldOutConfig, tyro.conf.arg(name="")] = HeldOutConfig(),
+) -> None:
+    """Imagine held-out clips with a trained system, print the table, write ``held_out.json`` and strips.
+
+    Args:
+        run: a training run's system folder; the weights that ship when not given.
+        data: recordings (.hdf5) or starter folders whose held-out trajectories are imagined; default: the starter data.
+        out: folder for ``held_out.json`` and the strips.
+        config: how many clips, which, and how many are drawn.
+    """
+    system = load_system(run or weights_path("tiny"))
+    clips = ClipDataset(data or (starter_path(),), length=CONTEXT_FRAMES + max(HORIZONS), split="validation")
+    report_held_out(system, clips.episodes, config, out)
+
+
+if __name__ == "__main__":
+    main(held_out)
