@@ -1,5 +1,7 @@
 """A trained system as planning's world."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -19,6 +21,19 @@ def test_shapes(system):
     assert pictures.shape == (3, 3, 16, 16) and 0.0 <= pictures.min() and pictures.max() <= 1.0
     assert world.encode(frames(5)).shape == (5, 4, 2, 2)
     assert (world.action_dim, world.context_frames, world.max_horizon) == (7, 2, 10)
+
+
+def test_a_world_can_be_asked_for_codes_or_for_points_between_them(system):
+    chunks, clip = torch.randn(2, 3, 5, 7), torch.randn(2, 4, 4, 2, 2)
+    codes, between = (ColaWorld(system, snap=snap).latent_actions(chunks, clip) for snap in (True, False))
+    torch.testing.assert_close(codes, system.bottleneck.snap(between).latents)
+    assert (codes - between).abs().max() > 1e-3
+    torch.testing.assert_close(ColaWorld(system).latent_actions(chunks, clip), codes)  # as this adapter was made
+
+
+def test_a_world_reaches_as_far_as_its_clips_did(system):
+    system.info = replace(system.info, clip=7)
+    assert ColaWorld(system).max_horizon == 5
 
 
 def test_the_same_actions_imagine_the_same_whoever_else_is_in_the_batch(system):

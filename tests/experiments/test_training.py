@@ -213,8 +213,10 @@ def test_the_held_out_report_is_written(tmp_path, capsys):
     report_held_out(system, clips.episodes, HeldOutConfig(clips=4, strips=1), tmp_path / "held_out")
     report = json.loads((tmp_path / "held_out" / "held_out.json").read_text())
     assert {row["variant"] for row in report["rows"]} == {
-        "IDM codes", "IDM codes, shuffled", "adapter", "adapter, shuffled"
-    }  # fmt: skip
+        name + ending
+        for name in ("IDM codes", "adapter", "adapter's codes")  # this adapter was made to answer between the codes
+        for ending in ("", ", shuffled")
+    }
     assert (tmp_path / "held_out" / "strip_0.png").stat().st_size > 0
     assert "below copy" in capsys.readouterr().out
 
