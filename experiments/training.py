@@ -14,12 +14,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Literal
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -115,8 +117,11 @@ def read_progress(folder: Path) -> tuple[str | None, int]:
     path = folder / "checkpoint" / "progress.json"
     if not path.is_file():
         return None, 0
-    progress = json.loads(path.read_text())
-    return progress["stage"], progress["step"]
+    try:
+        progress = json.loads(path.read_text())
+        return progress["stage"], progress["step"]
+    except (json.JSONDecodeError, KeyError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); remove the checkpoint to begin its stage again") from error
 
 
 def train_stage(
@@ -150,7 +155,7 @@ def train_stage(
     accelerator._custom_objects.clear()
     accelerator.register_for_checkpointing(ema)
     if start:
-        accelerator.load_state(str(folder / "checkpoint"))
+        _load_checkpoint(accelerator, folder / "checkpoint")
     ema.to(accelerator.device)
     sampler = StepBatches(
         len(data.train), config.batch_size, seed=loop.seed, stage=stage, start=start, stop=config.steps
@@ -235,6 +240,17 @@ def _recalibrate(system: ColaSystem, stage: StageName, data: Data) -> None:
     """The bottleneck standardises by the averaged weights' own statistics, where those weights changed."""
     if "inverse_dynamics" in TRAINED[stage]:
         system.bottleneck.recalibrate(system.inverse_dynamics(system.codec.encode(data.watched_train.frames)))
+
+
+def _load_checkpoint(accelerator: Accelerator, path: Path) -> None:
+    """ValueError naming the folder when a file in it is damaged or missing."""
+    try:
+        accelerator.load_state(str(path))
+    except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, KeyError, UnpicklingError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"{path}: the checkpoint cannot be read ({first}); remove it to begin its stage again"
+        ) from error
 
 
 def _checkpoint(accelerator: Accelerator, folder: Path, stage: str, step: int) -> None:

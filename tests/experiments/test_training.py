@@ -106,6 +106,20 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path, stage):
     assert load_system(tmp_path / "resumed" / "system").info.stage == stage
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin", "progress.json"])
+def test_a_damaged_checkpoint_is_named(tmp_path, name):
+    mortal = Mortal()
+    data_of(mortal)
+    mortal.lives = 8 + 2 * 4 + 1
+    with pytest.raises(Killed):
+        run(tmp_path, "joint", mortal)
+    damaged = tmp_path / "checkpoint" / name
+    damaged.write_bytes(damaged.read_bytes()[:20])
+    with pytest.raises(ValueError, match=r"checkpoint.*cannot be read.*remove"):
+        run(tmp_path, "joint", Squares())
+    assert damaged.exists()
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_moves_its_own_parts_and_no_other(tmp_path, stage):
     before = {name: {k: v.clone() for k, v in part.state_dict().items()} for name, part in system_of().parts().items()}
