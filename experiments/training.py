@@ -6,13 +6,13 @@ replaced whole) and, after each stage, ``system/``. Random draws of step k come 
 killed anywhere goes on as if it never stopped.
 """
 
+import functools
 import json
 import os
 import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Literal
@@ -212,7 +212,7 @@ def train_stage(
 
 def compile_training(video: VideoTransformer) -> None:
     """Compile what is differentiated; what is only looked at comes in other shapes and seldom, and stays eager."""
-    eager = partial(VideoTransformer.two_streams, video)
+    eager = functools.partial(VideoTransformer.two_streams, video)
     compiled = torch.compile(eager, dynamic=False)
     # On the instance, so that no checkpoint holds it.
     video.two_streams = lambda *frames, **others: (compiled if torch.is_grad_enabled() else eager)(*frames, **others)
