@@ -86,8 +86,8 @@ def adapt(
 ) -> Tensor:
     """The latent actions ``(B, N, D)`` that the world model is given for real action chunks ``(B, N, frame_skip, A)``.
 
-    ``snap`` (None: as the adapter was made) ``True``: the nearest codes, as the paper's. ``snap=False`` (Differs from the paper): the adapter's own point between the codes,
-    which tells apart actions that share a code.
+    ``snap=True``: the nearest codes, as the paper's. ``snap=False`` (Differs from the paper): the adapter's own point
+    between the codes, which tells apart actions that share a code. None: as the adapter was made.
     """
     predicted = adapter(actions, context)
     return bottleneck.snap(predicted).latents if (adapter.config.snap if snap is None else snap) else predicted

@@ -1,7 +1,7 @@
 """Imagined video on held-out trajectories: does the model beat copying the last frame, and are its actions used?
 
     python experiments/held_out.py                             # the weights that ship, on held-out starter data
-    python experiments/held_out.py --run runs/train/system --data my.hdf5
+    python experiments/held_out.py --run runs/train --data my.hdf5
 
 From two context frames the model imagines on its own for up to ten steps, driven by the inverse dynamics model's codes,
 by the adapter's codes (real actions), and by either of them shuffled between trajectories. The error is squared pixel
@@ -27,6 +27,7 @@ from colaworld.adapters.world import ColaWorld
 from colaworld.envs.demos import ClipDataset, Episode, starter_path
 from colaworld.experiments.cli import main
 from colaworld.experiments.intervals import bootstrap_mean
+from colaworld.experiments.planning_world import system_folder
 from colaworld.models.cola import CONTEXT_FRAMES
 from colaworld.models.imagination import Imagination, given
 
@@ -129,8 +130,8 @@ def imagine_variants(system: ColaSystem, windows: Sequence[tuple[np.ndarray, np.
         others = actions.roll(1, dims=0)
         variants |= {"adapter": by_actions(actions), "adapter, shuffled": by_actions(others)}
         if snapped:  # the paper's adapter answers with codes
-            snap = {"adapter's codes": by_actions(actions, True), "adapter's codes, shuffled": by_actions(others, True)}
-            variants |= snap
+            variants["adapter's codes"] = by_actions(actions, True)
+            variants["adapter's codes, shuffled"] = by_actions(others, True)
     return variants
 
 
@@ -198,12 +199,12 @@ def held_out(
     """Imagine held-out clips with a trained system, print the table, write ``held_out.json`` and strips.
 
     Args:
-        run: a training run's system folder; the weights that ship when not given.
+        run: folder of a training run or of a trained system; the weights that ship when not given.
         data: recordings (.hdf5) or starter folders whose held-out trajectories are imagined; default: the starter data.
         out: folder for ``held_out.json`` and the strips.
         config: how many clips, which, and how many are drawn.
     """
-    system = load_system(run or weights_path("tiny"))
+    system = load_system(system_folder(run) if run else weights_path("tiny"))
     clips = ClipDataset(data or (starter_path(),), length=CONTEXT_FRAMES + max(HORIZONS), split="validation")
     report_held_out(system, clips.episodes, config, out)
 

@@ -185,7 +185,8 @@ def starting_system(config: TrainConfig, clips: ClipDataset) -> ColaSystem:
         clip=config.clip,
         flow=config.flow,
     )
-    if finished_stages(config):
+    finished = finished_stages(config)
+    if finished:
         source = config.out / "system"
     elif config.from_scratch:
         return fresh
@@ -196,12 +197,13 @@ def starting_system(config: TrainConfig, clips: ClipDataset) -> ColaSystem:
         wanted, found = getattr(fresh.info, name), getattr(trained.info, name)
         if wanted != found:
             raise ValueError(f"{source}: {name} is {found!r}, but the data and flags of this run say {wanted!r}")
-    check_parts(source, trained, fresh, config)
+    check_parts(source, trained, fresh)
+    check_turn(source, trained.info.stage, [stage for stage in config.run_stages() if stage not in finished])
     return replace(fresh, **trained.parts(), info=replace(fresh.info, stage=trained.info.stage))
 
 
-def check_parts(source: Path, trained: ColaSystem, fresh: ColaSystem, config: TrainConfig) -> None:
-    """ValueError when a part is not what the flags ask for, or when a stage before the first one has not been trained."""
+def check_parts(source: Path, trained: ColaSystem, fresh: ColaSystem) -> None:
+    """ValueError when a trained part is not of the kind or size that the flags ask for."""
     for name, part in trained.parts().items():
         wanted, found = public_config(getattr(fresh, name)), public_config(part)
         for key, value in found.items():
@@ -209,11 +211,14 @@ def check_parts(source: Path, trained: ColaSystem, fresh: ColaSystem, config: Tr
                 raise ValueError(
                     f"{source}: {key} of its {name} is {value!r}, but the flags of this run say {wanted.get(key)!r}"
                 )
-    left = [stage for stage in config.run_stages() if stage not in finished_stages(config)]
-    if left and STAGES.index(trained.info.stage) < STAGES.index(left[0]) - 1:
+
+
+def check_turn(source: Path, trained: StageName, left: list[StageName]) -> None:
+    """ValueError when the first stage that is left has another untrained one before it."""
+    if left and STAGES.index(trained) < STAGES.index(left[0]) - 1:
         before = STAGES[STAGES.index(left[0]) - 1]
         raise ValueError(
-            f"{source} has been trained to stage {trained.info.stage!r}, but stage {left[0]!r} begins after {before!r}"
+            f"{source} has been trained to stage {trained!r}, but stage {left[0]!r} begins after {before!r}"
         )
 
 

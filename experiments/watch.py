@@ -99,5 +99,6 @@ def mean_error(model: ColaModel, latents: Tensor, actions: Tensor | None) -> Ten
     """Squared error of the next frame as a plan imagines it (one step from the bare last frame), true frames before it."""
     clean = latents[:, :-1]
     modulation = None if actions is None else model.conditioner(actions)
-    step = model.video.two_streams(clean, clean, torch.zeros(clean.shape[:2], device=clean.device), action_modulation=modulation)
+    time = torch.zeros(clean.shape[:2], device=clean.device)
+    step = model.video.two_streams(clean, clean, time, action_modulation=modulation)
     return (clean + step - latents[:, 1:]).square().mean()

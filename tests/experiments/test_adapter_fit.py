@@ -68,6 +68,13 @@ def test_the_fit_learns_and_follows_its_seed():
     assert results[1] == results[2]
 
 
+def test_a_fit_on_actions_that_are_no_numbers_stops():
+    played = episodes()
+    played[0].actions[2, 1, 3] = float("nan")
+    with pytest.raises(FloatingPointError, match="adapter's fit is nan at step 0"):
+        fit_adapter(fresh_system(), played, played, AdapterFitConfig(steps=3, batch_size=32), seed=0)
+
+
 def test_packing_shares_the_codec_and_refuses_what_does_not_fit(tmp_path, monkeypatch):
     monkeypatch.setattr(package_weights, "weights_path", lambda preset, name: tmp_path / "weights" / name)
     system = fresh_system()
