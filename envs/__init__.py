@@ -1,8 +1,8 @@
 """The room where frames and actions come from. Importing it registers the Gymnasium environments:
 
 ``colaworld/LiberoSpatial-v0``, ``LiberoObject-v0``, ``LiberoGoal-v0``, ``Libero10-v0``, ``Libero90-v0`` (``task_id=``),
-and ``colaworld/LiberoGoalReaching-v0`` (``instance=``, ``manifest=``). Gymnasium 1.x loads no plugins, so import
-``colaworld.envs`` before ``gymnasium.make``.
+``colaworld/LiberoGoalReaching-v0`` (``instance=``, ``manifest=``), and ``colaworld/Imagined-v0`` (``world=``,
+``start=``). Gymnasium 1.x loads no plugins, so import ``colaworld.envs`` before ``gymnasium.make``.
 """
 
 import gymnasium
@@ -30,5 +30,10 @@ for _name, (_suite, _cap) in _SUITES.items():
 gymnasium.register(
     id="colaworld/LiberoGoalReaching-v0",
     entry_point="colaworld.envs.goals:LiberoGoalReachingEnv",
+    max_episode_steps=15,
+)
+gymnasium.register(
+    id="colaworld/Imagined-v0",
+    entry_point="colaworld.envs.imagined:ImaginedEnv",
     max_episode_steps=15,
 )

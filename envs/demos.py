@@ -1,131 +1,150 @@
-"""Recorded demonstrations as clips: the reader of what ``envs/recording.py`` and ``envs/starter.py`` write.
+"""Data as clips: one dataset over everything that a source can be.
 
 A clip is ``length`` frames ``uint8 (T, 3, height, width)``, upright, with the action chunks ``float32 (T - 1,
-frame_skip, 7)`` between them: ``actions[k]`` leads from ``frames[k]`` to ``frames[k + 1]``. Files of another pairing
-(LIBERO's own store the picture after the step) are refused, since nothing later would show the slip.
+frame_skip, A)`` between them: ``actions[k]`` leads from ``frames[k]`` to ``frames[k + 1]``. What a path holds is told
+by its content: recordings of ``envs/recording.py`` (read here), starter folders, LIBERO's own files, LeRobot data sets,
+folders of videos (each read in a file of its own).
 """
 
 import os
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 import h5py
 import numpy as np
 from einops import rearrange
 
+from colaworld.envs.episode import Clip, Episode, Source, Split, recorded_source
+from colaworld.envs.lerobot import is_lerobot_folder, read_lerobot
+from colaworld.envs.libero_hdf5 import is_libero_file, read_libero
 from colaworld.envs.recording import ACTION_DIM, SceneHeader, demo_names, open_recording
-from colaworld.envs.starter import StarterScene, read_starter, starter_path
+from colaworld.envs.source_options import SourceOptions
+from colaworld.envs.starter import TABLE, StarterScene, read_starter, starter_path
+from colaworld.envs.video_folder import read_videos, videos_in
 
-__all__ = ["Clip", "ClipDataset", "Episode", "starter_path"]
-
-Split = Literal["train", "validation", "all"]
-
-
-class Clip(NamedTuple):
-    """One training window of T frames."""
-
-    frames: np.ndarray
-    """uint8 ``(T, 3, height, width)``, upright RGB."""
-    actions: np.ndarray
-    """float32 ``(T - 1, frame_skip, 7)`` in [-1, 1]."""
-    ee_pos: np.ndarray
-    """float32 ``(T, 3)``: the gripper in the world frame, metres."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Episode:
-    """One whole trajectory of T frames, and where it comes from."""
-
-    frames: np.ndarray
-    """uint8 ``(T, 3, height, width)``."""
-    actions: np.ndarray
-    """float32 ``(T - 1, frame_skip, 7)``."""
-    ee_pos: np.ndarray
-    """float32 ``(T, 3)``, metres."""
-    object_pos: np.ndarray
-    """float32 ``(T, n, 3)``, metres, in the order of ``object_names``."""
-    object_names: tuple[str, ...]
-    seed: int
-    kind: str
-    split: str
-    scene: str
-    demo: str
-
-    def clip(self, start: int, length: int) -> Clip:
-        """The window of ``length`` frames that begins at frame ``start``."""
-        return Clip(
-            self.frames[start : start + length],
-            self.actions[start : start + length - 1],
-            self.ee_pos[start : start + length],
-        )
+__all__ = ["Clip", "ClipDataset", "Episode", "SourceOptions", "starter_path"]
 
 
 class ClipDataset:
-    """All windows of ``length`` frames in recorded files and starter folders; a map-style dataset for torch's
-    ``DataLoader``.
+    """All windows of ``length`` frames in the sources; a map-style dataset for torch's ``DataLoader``.
 
-    ``sources`` are ``.hdf5`` files of ``experiments/collect.py`` or folders of ``envs/starter.py``. ``in_memory=False``
-    unpacks the frames of an HDF5 file once into ``<file>.frames.npy`` beside it and maps that into memory; a starter
-    folder is small and is always decoded. ``split`` keeps the trajectories marked so when they were recorded.
+    ``sources`` are ``.hdf5`` files (of ``experiments/collect.py`` or LIBERO's) or folders of them, starter folders,
+    LeRobot data sets and folders of ``.mp4``; ``options`` say what the files of others do not. Starter folders are
+    decoded at once, and so are ``.hdf5`` files by default; ``in_memory=False`` unpacks our own once into
+    ``<file>.frames.npy`` beside it and maps that into memory, and reads LIBERO's when a frame is asked for. Videos and
+    LeRobot's pictures are always decoded when asked for. ``split`` keeps the trajectories marked so.
 
-    ValueError names file, demo and field where something is missing or has the wrong shape, and the field and both
-    values where two sources differ in frame size, frame skip, action size or render profile.
+    ValueError names file, demo and field where something is missing or has the wrong shape, the field and both values
+    where two sources differ in frame size, frame skip, action size or render profile, and an option without a use.
     """
 
     def __init__(
-        self, sources: Sequence[str | Path], *, length: int, split: Split = "train", in_memory: bool = True
+        self,
+        sources: Sequence[str | Path],
+        *,
+        length: int,
+        split: Split = "train",
+        in_memory: bool = True,
+        options: SourceOptions | None = None,
     ) -> None:
         if length < 2:
             raise ValueError(f"a clip needs at least 2 frames, got length={length}")
         if split not in ("train", "validation", "all"):
             raise ValueError(f"split must be 'train', 'validation' or 'all', got {split!r}")
         if isinstance(sources, str | Path) or not sources:
-            raise ValueError(f"sources must be a non-empty list of .hdf5 files or starter folders, got {sources!r}")
-        self.length = length
-        self.scenes: list[SceneHeader] = []
+            raise ValueError(f"sources must be a non-empty list of files or folders of data, got {sources!r}")
+        self.length, options = length, options or SourceOptions()
+        self.sources = [
+            source for path in map(Path, sources) for source in _read_source(path, options, in_memory=in_memory)
+        ]
+        for number, source in enumerate(self.sources):
+            _check_agrees(source, self.sources[:number])
+        unused = options.given() - frozenset().union(*(source.uses for source in self.sources))
+        if unused:
+            raise ValueError(f"source option {min(unused)!r} says nothing of {', '.join(map(str, sources))}")
         self.episodes: list[Episode] = []
-        for source in map(Path, sources):
-            for header, episodes in _read_source(source, in_memory=in_memory):
-                self._check_agrees(header, source)
-                self.scenes.append(header)
-                self.episodes += [episode for episode in episodes if split in ("all", episode.split)]
-        self._ends = list(accumulate(max(0, len(episode.frames) - length + 1) for episode in self.episodes))
+        for source in self.sources:
+            for episode in source.episodes:
+                if split in ("all", episode.split):
+                    self.episodes.append(self._batchable(episode, source, in_memory=in_memory))
+        self._index(f"split {split!r} of {', '.join(map(str, sources))}")
+
+    def _index(self, what: str) -> None:
+        """Number the windows of the episodes. ValueError naming ``what`` when there are none."""
+        windows = (max(0, len(episode.frames) - self.length + 1) for episode in self.episodes)
+        self._ends = list(accumulate(windows))
         if not self._ends or self._ends[-1] == 0:
             longest = max((len(episode.frames) for episode in self.episodes), default=0)
             raise ValueError(
-                f"no clip of length={length} in split {split!r} of {', '.join(map(str, sources))}: "
+                f"no clip of length={self.length} in {what}: "
                 f"{len(self.episodes)} trajectories, the longest of {longest} frames"
             )
 
-    def _check_agrees(self, header: SceneHeader, source: Path) -> None:
-        for field in ("height", "width", "frame_skip", "render_profile"):
-            first, found = getattr(self.scenes[0] if self.scenes else header, field), getattr(header, field)
-            if first != found:
-                raise ValueError(f"{source}: {field} is {found!r}, but the sources before it have {first!r}")
+    def windows_of(self, episodes: Sequence[Episode]) -> list[int]:
+        """The numbers of the clips that lie in ``episodes``, some of its own."""
+        chosen = {id(episode) for episode in episodes}
+        starts = [0, *self._ends[:-1]]
+        return [
+            index
+            for episode, start, end in zip(self.episodes, starts, self._ends, strict=True)
+            if id(episode) in chosen
+            for index in range(start, end)
+        ]
+
+    def only(self, episodes: Sequence[Episode], what: str = "what was chosen") -> "ClipDataset":
+        """A dataset over the same sources with the windows of ``episodes`` alone (some of its own, or changed copies).
+
+        ValueError when they hold no window.
+        """
+        chosen = copy(self)
+        chosen.episodes = list(episodes)
+        chosen._index(what)
+        return chosen
+
+    def _batchable(self, episode: Episode, source: Source, *, in_memory: bool) -> Episode:
+        """The episode with actions of the size that all others have, and with its frames loaded where that is asked."""
+        if source.action_dim is None and self.action_dim != ACTION_DIM:
+            absent = np.full((*episode.actions.shape[:2], self.action_dim), np.nan, np.float32)
+            episode = replace(episode, actions=absent)
+        if in_memory and source.loadable:
+            episode = replace(episode, frames=episode.frames[:])
+        return episode
+
+    def require_actions(self, purpose: str) -> None:
+        """ValueError naming the first source that is action-free, and ``purpose``."""
+        for source in self.sources:
+            if source.action_dim is None:
+                raise ValueError(f"{source.path} holds no actions, which {purpose} needs")
+
+    @property
+    def scenes(self) -> list[SceneHeader]:
+        """Headers of the sources that colaworld recorded."""
+        return [source.header for source in self.sources if source.header is not None]
 
     @property
     def height(self) -> int:
-        return self.scenes[0].height
+        return self.sources[0].height
 
     @property
     def width(self) -> int:
-        return self.scenes[0].width
+        return self.sources[0].width
 
     @property
     def frame_skip(self) -> int:
-        return self.scenes[0].frame_skip
+        return self.sources[0].frame_skip
 
     @property
     def render_profile(self) -> str:
-        return self.scenes[0].render_profile
+        return self.sources[0].render_profile
 
     @property
     def action_dim(self) -> int:
-        return ACTION_DIM
+        """Of the sources that have actions; 7 when none has."""
+        return next((source.action_dim for source in self.sources if source.action_dim is not None), ACTION_DIM)
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -140,20 +159,46 @@ class ClipDataset:
         return self.episodes[number].clip(index - before, self.length)
 
 
-def _read_source(source: Path, *, in_memory: bool) -> list[tuple[SceneHeader, list[Episode]]]:
-    if not source.exists():
-        raise FileNotFoundError(f"no recording at {source}")
-    if source.is_dir():
-        return [(scene.header, _starter_episodes(scene)) for scene in read_starter(source)]
-    with open_recording(source) as file:
+def _check_agrees(source: Source, before: Sequence[Source]) -> None:
+    for field in ("height", "width", "frame_skip", "render_profile", "action_dim"):
+        found = getattr(source, field)
+        for first in (getattr(each, field) for each in before):
+            if first != found and None not in (first, found):
+                raise ValueError(f"{source.path}: {field} is {found!r}, but the sources before it have {first!r}")
+
+
+def _read_source(path: Path, options: SourceOptions, *, in_memory: bool) -> list[Source]:
+    """What lies at ``path``, whatever its kind; a starter folder holds several scenes."""
+    if not path.exists():
+        raise FileNotFoundError(f"no recording at {path}")
+    if path.is_dir():
+        return _read_folder(path, options, in_memory=in_memory)
+    with open_recording(path) as file:
         data = file["data"]
-        header = SceneHeader.read(data.attrs, source)
+        if is_libero_file(data):
+            return [read_libero(path, data, options)]
+        header = SceneHeader.read(data.attrs, path)
         names = demo_names(data)
         for name in names:
-            _check_demo(data[name], f"{source}: {name}", header)
-        pictures = _loaded_frames(data, names) if in_memory else _mapped_frames(data, names, source, header)
+            _check_demo(data[name], f"{path}: {name}", header)
+        pictures = _loaded_frames(data, names) if in_memory else _mapped_frames(data, names, path, header)
         episodes = [_episode(data[name], name, header, frames) for name, frames in zip(names, pictures, strict=True)]
-        return [(header, episodes)]
+        return [recorded_source(path, header, episodes)]
+
+
+def _read_folder(folder: Path, options: SourceOptions, *, in_memory: bool) -> list[Source]:
+    if (folder / TABLE).exists():
+        return [recorded_source(folder, scene.header, _starter_episodes(scene)) for scene in read_starter(folder)]
+    if is_lerobot_folder(folder):
+        return [read_lerobot(folder, options)]
+    if videos_in(folder):
+        return [read_videos(folder, options)]
+    files = sorted(folder.glob("*.hdf5"))
+    if not files:
+        raise FileNotFoundError(
+            f"{folder} holds no data: {TABLE} is missing, and so are meta/info.json (LeRobot), .mp4 and .hdf5 files"
+        )
+    return [source for file in files for source in _read_source(file, options, in_memory=in_memory)]
 
 
 def _check_demo(demo: h5py.Group, where: str, header: SceneHeader) -> None:

@@ -6,11 +6,14 @@ current, so in a context of ours left current it would delete our shadow map and
 draws into whatever context is current. Hence a context of ours must never stay current between two pictures.
 """
 
+import functools
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import mujoco
+
+from colaworld.envs.fork import draw_in_this_process
 
 
 @contextmanager
@@ -24,6 +27,7 @@ def borrowed_context() -> Iterator[None]:
     gc.disable()  # a collected renderer of someone else's would free its objects in the context we are drawing with
     try:
         if uses_egl():
+            draw_in_this_process()
             with _same_egl_context_afterwards():
                 yield
         else:
@@ -35,7 +39,8 @@ def borrowed_context() -> Iterator[None]:
 
 def uses_egl() -> bool:
     """Whether MuJoCo draws through EGL in this process."""
-    return getattr(getattr(mujoco.gl_context, "GLContext", None), "__module__", "") == "mujoco.egl"
+    context = getattr(mujoco, "GLContext", None)  # its module has moved between versions of MuJoCo
+    return getattr(context, "__module__", "").endswith(".egl")
 
 
 @contextmanager
@@ -54,3 +59,21 @@ def _same_egl_context_afterwards() -> Iterator[None]:
         elif EGL.eglGetCurrentContext():
             none = EGL.EGL_NO_SURFACE
             EGL.eglMakeCurrent(EGL.eglGetCurrentDisplay(), none, none, EGL.EGL_NO_CONTEXT)
+
+
+@functools.cache
+def renderer_name() -> str:
+    """Who rasterises: OpenGL's renderer and version, e.g. "llvmpipe (LLVM 15.0.6, 256 bits), OpenGL 4.5 ...".
+
+    Raises whatever the GL library raises where no context can be made.
+    """
+    with borrowed_context():
+        context = mujoco.GLContext(8, 8)
+        try:
+            context.make_current()
+            from OpenGL import GL  # only now: MuJoCo has chosen PyOpenGL's platform
+
+            parts = [GL.glGetString(name) for name in (GL.GL_RENDERER, GL.GL_VERSION)]
+        finally:
+            context.free()
+    return ", OpenGL ".join((part or b"unknown").decode(errors="replace") for part in parts)

@@ -1,7 +1,8 @@
 """VP2-style goal reaching in LIBERO as Gymnasium environments: start, goal frame and predicate of a frozen manifest.
 
-VP2's protocol: 15 environment steps (the registration's limit), the goal frame in the observation, success by the
-simulator's state in any step, so an episode ends at success.
+VP2's protocol: 15 environment steps (the registration's limit; give ``max_episode_steps`` for manifests with longer
+episodes), the goal frame in the observation, success by the simulator's state in any step, so an episode ends at
+success.
 """
 
 from pathlib import Path
@@ -10,13 +11,10 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from colaworld.envs.experts import CLOSED, OPEN, Push, Reach, Skill
+from colaworld.envs.expert_goals import expert_for, succeeded
+from colaworld.envs.experts import Skill
 from colaworld.envs.libero import LiberoEnv
-from colaworld.envs.manifest import DEFAULT_MANIFEST, Instance, Manifest, Predicate, load_manifest
-
-EXPERT_MAX_STEP = 0.06
-"""Metres in an environment step; below what the arm can do, so that the fingers do not throw what they push."""
-PUSH_TOLERANCE = 0.02
+from colaworld.envs.manifest import DEFAULT_MANIFEST, Instance, Manifest, load_manifest
 
 
 class LiberoGoalReachingEnv(gymnasium.Env):
@@ -70,17 +68,16 @@ class LiberoGoalReachingEnv(gymnasium.Env):
         self.instance: Instance = self.manifest.instances[instance]
         if self.instance.scene != self._scene:
             self.close()
-            manifest = self.manifest
-            self._env = LiberoEnv(
-                self.instance.suite,
-                self.instance.task_id,
-                height=manifest.height,
-                width=manifest.width,
-                frame_skip=manifest.frame_skip,
-                render_mode=self.render_mode,
-                render_profile=manifest.render_profile,
-            )
+            self._env = None  # two scenes at once would take twice the memory
+            self._env = LiberoEnv(**self.scene_settings, render_mode=self.render_mode)
             self._scene = self.instance.scene
+
+    @property
+    def scene_settings(self) -> dict[str, Any]:
+        """What `LiberoEnv` is made from for the present instance, but for ``render_mode``."""
+        settings = ("height", "width", "frame_skip", "render_profile")
+        scene = {"suite": self.instance.suite, "task_id": self.instance.task_id}
+        return scene | {name: getattr(self.manifest, name) for name in settings}
 
     @property
     def goal_frame(self) -> np.ndarray:
@@ -89,8 +86,9 @@ class LiberoGoalReachingEnv(gymnasium.Env):
 
     def expert(self) -> Skill:
         """A fresh scripted expert for this instance: ``skill(info) -> action (7,)``."""
-        fingers = self.manifest.starts[self.instance.instance]
-        return expert_for(self.instance.predicate, gripper=self.libero.scene.gripper_command(fingers))
+        instance, scene = self.instance, self.libero.scene
+        fingers = scene.gripper_command(self.manifest.starts[instance.instance])
+        return expert_for(scene, instance.category, instance.predicate, fingers=fingers, begin=instance.phase)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -116,22 +114,32 @@ class LiberoGoalReachingEnv(gymnasium.Env):
         if self._env is not None:
             self._env.close()
 
+    def get_state(self) -> np.ndarray:
+        """The whole simulator state, float64 (n,), of the present instance's scene."""
+        return self.libero.get_state()
+
+    def restore_state(
+        self, state: np.ndarray, *, render: bool = True
+    ) -> tuple[dict[str, np.ndarray] | None, dict[str, Any]]:
+        """Go to ``state``; the observation is None with ``render=False``."""
+        observation, info = self.libero.restore_state(state, render=render)
+        return (self._observed(observation) if render else None), self._told(info)
+
+    @property
+    def subgoal_frames(self) -> np.ndarray | None:
+        """Frames on the expert's way to the goal, uint8 (k, height, width, 3), the goal last; None in short
+        manifests."""
+        frames = self.manifest.subgoal_frames
+        return None if frames is None else frames[self.instance.instance].copy()
+
     def _observed(self, observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {"agentview": observation["agentview"], "goal": self.goal_frame}
 
     def _told(self, info: dict[str, Any]) -> dict[str, Any]:
-        distance = self.instance.predicate.distance(info)
         return {
             **info,
-            "success": distance < self.instance.predicate.radius,
-            "distance": distance,
+            "success": succeeded(self.libero.scene, self.instance.predicate, info),
+            "distance": self.instance.predicate.distance(info),
             "category": self.instance.category,
             "instance": self.instance.instance,
         }
-
-
-def expert_for(predicate: Predicate, *, gripper: float) -> Skill:
-    """The scripted expert that fulfils ``predicate``; a reach keeps its start's ``gripper`` (-1 open, 1 closed)."""
-    if predicate.object is None:
-        return Reach(predicate.target, gripper=CLOSED if gripper > 0 else OPEN, max_step=EXPERT_MAX_STEP)
-    return Push(predicate.object, predicate.target[:2], tolerance=PUSH_TOLERANCE, max_step=EXPERT_MAX_STEP)

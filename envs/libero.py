@@ -173,6 +173,8 @@ class LiberoEnv(gymnasium.Env):
         return {
             "success": scene.success(),
             "ee_pos": scene.ee_pos,
+            "ee_quat": scene.ee_quat,
+            "joints": scene.joints(),
             "objects": {name: scene.body_pos(name) for name in scene.object_names},
             "gripper": scene.gripper,
         }

@@ -2,8 +2,9 @@
 
 A manifest is ``name.json`` (what a person reads) with ``name.npz`` beside it: ``starts_<scene>`` and ``goals_<scene>``
 float64 (n, state), rows in the order of the scene's instances, and ``goal_frames`` uint8 (instances, height, width, 3).
-Made with seeds from 1,000,000 on; training data uses those below. States mean what they meant only in the same MuJoCo,
-and frames compare only within one render profile, so both are checked.
+A manifest of long tasks also has ``subgoal_frames`` uint8 (instances, k, height,
+width, 3). Made with seeds from 1,000,000 on; training data uses those below. States mean what they meant only in the
+same MuJoCo, and frames compare only within one render profile, so both are checked.
 """
 
 import hashlib
@@ -20,26 +21,60 @@ import numpy as np
 FOLDER = Path(__file__).parent / "manifests"
 DEFAULT_MANIFEST = "libero_goals_v0"
 FIRST_SEED = 1_000_000
-Category = Literal["reach", "push"]
+LAYOUT_VERSION = 1
+Category = Literal["reach", "push", "lift", "place", "open_drawer", "close_drawer", "turn_on_stove"]
+EPISODE_STEPS = 15
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predicate:
-    """Success: the gripper (``object`` None) or the named object within ``radius`` metres of ``target`` (x, y, z)."""
+    """What has to be true at success.
 
-    object: str | None
-    target: tuple[float, float, float]
+    Without ``conditions``: the gripper (``object`` None) or the named object within ``radius`` metres of ``target``
+    (x, y, z). With ``conditions``: LIBERO's own predicates, all of them, such as ``("on", "akita_black_bowl_1",
+    "plate_1")``; ``target`` is then where the expert left the object, or the (position,) of a drawer's or knob's
+    ``joint``.
+    """
+
+    object: str | None = None
+    joint: str | None = None
+    target: tuple[float, ...]
     radius: float
+    conditions: tuple[tuple[str, ...], ...] = ()
+
+    def described(self) -> dict[str, Any]:
+        """As a manifest's JSON has it. Fields that were added later appear only where they say something, so that older
+        manifests keep their hash."""
+        described = {"object": self.object, "target": list(self.target), "radius": self.radius}
+        if self.joint is not None:
+            described["joint"] = self.joint
+        if self.conditions:
+            described["conditions"] = [list(condition) for condition in self.conditions]
+        return described
+
+    @classmethod
+    def read(cls, described: Mapping[str, Any]) -> "Predicate":
+        """The reverse of `described`."""
+        return cls(
+            object=described["object"],
+            joint=described.get("joint"),
+            target=tuple(described["target"]),
+            radius=described["radius"],
+            conditions=tuple(tuple(condition) for condition in described.get("conditions", ())),
+        )
 
     def distance(self, info: Mapping[str, Any]) -> float:
-        """Metres to the target, read from an environment's ``info``."""
+        """Metres (radians of a knob) to the target, read from an environment's ``info``."""
+        if self.joint is not None:
+            return abs(float(info["joints"][self.joint]) - self.target[0])
         place = info["ee_pos"] if self.object is None else info["objects"][self.object]
         return float(np.linalg.norm(np.asarray(place) - np.asarray(self.target)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Instance:
-    """One start and goal. ``seed`` made it; the scripted expert needs ``expert_steps`` environment steps."""
+    """One start and goal. ``seed`` made it; the scripted expert needs ``expert_steps`` environment steps, beginning
+    with ``phase`` of its chain of skills."""
 
     instance: int
     category: Category
@@ -48,6 +83,7 @@ class Instance:
     seed: int
     predicate: Predicate
     expert_steps: int
+    phase: int = 0
 
     @property
     def scene(self) -> str:
@@ -60,6 +96,9 @@ class Manifest:
     """Instances with their arrays.
 
     ``starts``, ``goals``: float64 (state,) for each instance; ``goal_frames``: uint8 (n, height, width, 3).
+    ``subgoal_frames``: uint8 (n, k, height, width, 3), ways to the goal in their order, or None. ``episode_steps``: how
+    long an episode may be. ``yardstick``: the settings of the simulator rows that results are read against.
+    ``fingerprint``: the simulator that all this was made on.
     """
 
     name: str
@@ -73,6 +112,10 @@ class Manifest:
     starts: tuple[np.ndarray, ...]
     goals: tuple[np.ndarray, ...]
     goal_frames: np.ndarray
+    subgoal_frames: np.ndarray | None = None
+    episode_steps: int = EPISODE_STEPS
+    yardstick: Mapping[str, Any] | None = None
+    fingerprint: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.instances)
@@ -84,6 +127,12 @@ class Manifest:
             raise ValueError(
                 f"manifest {self.name}: goal_frames should be uint8 ({count}, {self.height}, {self.width}, 3), "
                 f"got {self.goal_frames.dtype} {self.goal_frames.shape}"
+            )
+        subgoals = self.subgoal_frames
+        if subgoals is not None and (subgoals.shape[0] != count or subgoals.shape[2:] != self.goal_frames.shape[1:]):
+            raise ValueError(
+                f"manifest {self.name}: subgoal_frames should be ({count}, k, {self.height}, {self.width}, 3), "
+                f"got {subgoals.shape}"
             )
 
     @property
@@ -97,8 +146,9 @@ class Manifest:
 
     def description(self) -> dict[str, Any]:
         """What the JSON file holds, but for the hash."""
+        later = {"episode_steps": self.episode_steps, "yardstick": self.yardstick, "fingerprint": self.fingerprint}
         return {
-            "version": 1,
+            "version": LAYOUT_VERSION,
             "name": self.name,
             "mujoco": self.mujoco,
             "robosuite": self.robosuite,
@@ -106,12 +156,15 @@ class Manifest:
             "height": self.height,
             "width": self.width,
             "frame_skip": self.frame_skip,
+            **{name: value for name, value in later.items() if value not in (None, EPISODE_STEPS)},
             "instances": [_described(instance) for instance in self.instances],
         }
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What the ``.npz`` holds."""
         arrays = {"goal_frames": self.goal_frames}
+        if self.subgoal_frames is not None:
+            arrays["subgoal_frames"] = self.subgoal_frames
         for scene in sorted({instance.scene for instance in self.instances}):
             rows = [index for index, instance in enumerate(self.instances) if instance.scene == scene]
             arrays[f"starts_{scene}"] = np.stack([self.starts[row] for row in rows])
@@ -139,10 +192,15 @@ def load_manifest(name_or_path: str | Path = DEFAULT_MANIFEST) -> Manifest:
     path = manifest_path(name_or_path)
     try:
         described = json.loads(path.read_text())
+        if not isinstance(described, dict) or described.get("version") != LAYOUT_VERSION:
+            found = described.get("version") if isinstance(described, dict) else type(described).__name__
+            raise ValueError(f"goal manifest {path}: version is {found!r}, this code reads {LAYOUT_VERSION}")
         manifest = _assembled(described, _read_arrays(path.with_suffix(".npz")))
         frozen = described["sha256"]
     except KeyError as error:
         raise ValueError(f"goal manifest {path}: field {error} is missing") from error
+    except TypeError as error:
+        raise ValueError(f"goal manifest {path}: a field is not what it should be ({error})") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"goal manifest {path} is not JSON: {error}") from error
     if manifest.sha256 != frozen:
@@ -187,35 +245,30 @@ def _assembled(described: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -
         starts=tuple(starts),
         goals=tuple(goals),
         goal_frames=arrays["goal_frames"],
+        subgoal_frames=arrays.get("subgoal_frames"),
+        episode_steps=described.get("episode_steps", EPISODE_STEPS),
+        yardstick=described.get("yardstick"),
+        fingerprint=described.get("fingerprint"),
     )
 
 
 def _instance(entry: Mapping[str, Any]) -> Instance:
-    predicate = entry["predicate"]
+    fields = ("instance", "category", "suite", "task_id", "seed", "expert_steps")
     return Instance(
-        instance=entry["instance"],
-        category=entry["category"],
-        suite=entry["suite"],
-        task_id=entry["task_id"],
-        seed=entry["seed"],
-        predicate=Predicate(
-            object=predicate["object"], target=tuple(predicate["target"]), radius=predicate["radius"]
-        ),
-        expert_steps=entry["expert_steps"],
+        **{field: entry[field] for field in fields},
+        predicate=Predicate.read(entry["predicate"]),
+        phase=entry.get("phase", 0),
     )
 
 
 def _described(instance: Instance) -> dict[str, Any]:
-    return {
+    described = {
         "instance": instance.instance,
         "category": instance.category,
         "suite": instance.suite,
         "task_id": instance.task_id,
         "seed": instance.seed,
-        "predicate": {
-            "object": instance.predicate.object,
-            "target": list(instance.predicate.target),
-            "radius": instance.predicate.radius,
-        },
+        "predicate": instance.predicate.described(),
         "expert_steps": instance.expert_steps,
     }
+    return described | ({"phase": instance.phase} if instance.phase else {})

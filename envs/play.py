@@ -16,6 +16,8 @@ from colaworld.envs.experts import CLOSED, OPEN, Push, Reach, Skill, quantised
 
 Kind = Literal["play", "push", "random"]
 KINDS: tuple[Kind, ...] = ("play", "push", "random")
+TOPPLING = tuple("bottle milk juice sauce dressing ketchup soup basket moka pan mug book caddy".split())
+"""Parts of the names of things that fall over, or do not slide, when they are pushed."""
 Info = Mapping[str, Any]
 
 
@@ -216,7 +218,7 @@ def draw_push(info: Info, workspace: Workspace, rng: np.random.Generator, *, tri
     pushed to; furniture is not looked at.
     """
     names = sorted(info["objects"])
-    sliding = [name for name in names if "bottle" not in name]  # a bottle falls over
+    sliding = [name for name in names if not any(part in name for part in TOPPLING)]
     if not sliding:
         return None
     for _ in range(tries):

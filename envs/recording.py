@@ -16,6 +16,7 @@ Differs from LIBERO's files: those store ``obs`` after the step and ``states`` b
 
 import json
 import os
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,6 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
+
+from colaworld.envs.whole_file import whole_file
 
 if TYPE_CHECKING:  # readers need no simulator
     from colaworld.envs.libero import LiberoEnv
@@ -102,6 +105,12 @@ class Trajectory:
     dones: np.ndarray
     seed: int
     kind: str
+    simulator: str = "{}"
+    """JSON: how the simulator that played it behaves, see `colaworld.envs.fingerprint.simulator_fingerprint`."""
+    goals: tuple[tuple[str, bool], ...] = ()
+    """What experts tried in it: category, and whether it was reached."""
+    dropped: int = 0
+    """Episodes that were recorded for this seed before and dropped, because the experts failed more often than not."""
 
     def __post_init__(self) -> None:
         count = len(self.agentview)
@@ -133,7 +142,8 @@ def record(
 ) -> Trajectory:
     """Let ``policy(info) -> (7,) or (frame_skip, 7)`` act for ``steps`` environment steps from where ``env`` stands.
 
-    The first picture is drawn from the state that is stored with it, as all others are.
+    Afterwards ``env`` is in the last recorded state. The first picture is drawn from the state that is stored with it,
+    as all others are.
     """
     observation, info = env.restore_state(env.get_state())
     names = tuple(info["objects"])
@@ -159,7 +169,20 @@ def record(
         dones=np.array(dones),
         seed=seed,
         kind=kind,
+        simulator=_simulator_of(env),
     )
+
+
+_SIMULATORS: "weakref.WeakKeyDictionary[LiberoEnv, str]" = weakref.WeakKeyDictionary()
+
+
+def _simulator_of(env: "LiberoEnv") -> str:
+    """The account of ``env``'s simulator as JSON, taken once; its state stays what it is."""
+    if env not in _SIMULATORS:
+        from colaworld.envs.fingerprint import simulator_fingerprint  # readers need no simulator
+
+        _SIMULATORS[env] = json.dumps(simulator_fingerprint(env), sort_keys=True)
+    return _SIMULATORS[env]
 
 
 def split_of(seed: int) -> str:
@@ -186,6 +209,9 @@ def write_demo(data: h5py.Group, name: str, trajectory: Trajectory) -> None:
     demo.attrs["num_samples"] = len(trajectory.actions)
     demo.attrs["seed"] = trajectory.seed
     demo.attrs["kind"] = trajectory.kind
+    demo.attrs["goals"] = json.dumps(trajectory.goals)
+    demo.attrs["dropped"] = trajectory.dropped
+    demo.attrs["simulator"] = trajectory.simulator
     demo.attrs["split"] = split_of(trajectory.seed)
 
 
@@ -224,14 +250,8 @@ def merge_recordings(parts: Sequence[Path], path: Path, *, attributes: Mapping[s
 @contextmanager
 def replacing(path: Path) -> Iterator[h5py.File]:
     """An HDF5 file that takes the name ``path`` when the block ends well and leaves nothing otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with h5py.File(partial, "w") as file:
-            yield file
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as partial, h5py.File(partial, "w") as file:
+        yield file
 
 
 def open_recording(path: Path) -> h5py.File:

@@ -9,7 +9,6 @@ Pictures are uint8 ``(height, width, 3)``, upright and not mirrored: what a pers
 """
 
 import atexit
-import functools
 import os
 import weakref
 from dataclasses import dataclass
@@ -100,6 +99,8 @@ class SceneRenderer:
         self._profile = profile
         self._height, self._width = height, width
         self._renderer: mujoco.Renderer | None = None
+        self._process = os.getpid()
+        self._decimated = profile.mesh_fraction == 1.0
         self._option = mujoco.MjvOption()
         self._option.geomgroup[_COLLISION_GROUP] = 0
         self._option.geomgroup[_VISUAL_GROUP] = 1
@@ -107,8 +108,7 @@ class SceneRenderer:
 
     def share_of_picture(self, data: mujoco.MjData, camera: str, bodies: set[int]) -> float:
         """Which share of the picture shows geoms of ``bodies`` (ids): 0.0 for none or hidden."""
-        if self._renderer is None:
-            self._renderer = self._open()
+        self._ready()
         self._renderer.enable_segmentation_rendering()
         try:
             self._renderer.update_scene(data, camera=camera, scene_option=self._option)
@@ -121,8 +121,7 @@ class SceneRenderer:
 
     def picture(self, data: mujoco.MjData, camera: str) -> np.ndarray:
         """Draw ``data`` (its kinematics must be current) from the named camera: uint8 (height, width, 3)."""
-        if self._renderer is None:
-            self._renderer = self._open()
+        self._ready()
         self._renderer.update_scene(data, camera=camera, scene_option=self._option)
         flags = self._renderer.scene.flags
         flags[mujoco.mjtRndFlag.mjRND_SHADOW] = self._profile.shadows
@@ -137,10 +136,24 @@ class SceneRenderer:
 
     def close(self) -> None:
         """Free the GL context; the next picture would open a new one."""
+        self._leave_inherited()
         if self._renderer is not None:
             with borrowed_context():
                 self._renderer.close()
             self._renderer = None
+
+    def _ready(self) -> None:
+        """Have a renderer that belongs to this process."""
+        self._leave_inherited()
+        if self._renderer is None:
+            self._renderer = self._open()
+
+    def _leave_inherited(self) -> None:
+        """Keep, but never use or free, a renderer of the process from which this one was forked."""
+        if self._renderer is not None and self._process != os.getpid():
+            _INHERITED.append(self._renderer)
+            self._renderer = None
+        self._process = os.getpid()
 
     def _open(self) -> mujoco.Renderer:
         _check_context()
@@ -148,8 +161,9 @@ class SceneRenderer:
         model.vis.quality.offsamples = self._profile.multisamples
         width, height = self._width * self._profile.supersample, self._height * self._profile.supersample
         model.vis.global_.offwidth, model.vis.global_.offheight = width, height
-        if self._profile.mesh_fraction < 1.0:
+        if not self._decimated:  # once: what is left of a mesh would be decimated again
             decimate_visual_meshes(model, self._profile.mesh_fraction)
+            self._decimated = True
         with borrowed_context():
             renderer = mujoco.Renderer(model, height, width)
         _close_at_exit()
@@ -164,6 +178,7 @@ def _check_context() -> None:
         )
 
 
+_INHERITED: list[mujoco.Renderer] = []
 _OPEN: "weakref.WeakSet[SceneRenderer]" = weakref.WeakSet()
 
 
@@ -172,7 +187,7 @@ def _close_all() -> None:
         renderer.close()
 
 
-@functools.cache
 def _close_at_exit() -> None:
-    """Register once, *after* the first context: handlers run last in, first out, and one of MuJoCo's own ends EGL."""
+    """Registered anew with every context: handlers run last in, first out, and robosuite's and MuJoCo's end EGL."""
+    atexit.unregister(_close_all)
     atexit.register(_close_all)

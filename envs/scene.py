@@ -9,12 +9,15 @@ controls), then what robosuite keeps in Python: the gripper's integrated command
 controller holds while an action asks for no rotation (9). A restored state continues exactly as it would have.
 """
 
+import gc
 import os
 from collections.abc import Callable
 
 import mujoco
 import numpy as np
 
+from colaworld.envs.controller import quicken
+from colaworld.envs.privileged import PrivilegedReads
 from colaworld.envs.quiet import libero
 
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
@@ -22,10 +25,11 @@ ACTION_DIM = 7
 SETTLE_STEPS = 10  # control steps with the gripper opening, as in LIBERO's usual evaluation
 SETTLE_ACTION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 _GRIPPER, _ORIENTATION = 2, 9
+_ROBOT = ("robot0", "gripper0", "mount0")
 _PLACEMENT_SEED = 0  # LIBERO draws the fixtures' places (1 cm) when it builds a scene; here they are always the same
 
 
-class LiberoScene:
+class LiberoScene(PrivilegedReads):
     """The simulator of one task.
 
     ``suite`` is one of ``SUITES``; ``task_id`` counts from 0. Raises ValueError for an unknown suite or task.
@@ -46,13 +50,26 @@ class LiberoScene:
         )
         self._initial_states: np.ndarray | None = None
         self._settled: dict[int, np.ndarray] = {}
+        gc.collect()  # a scene that was let go hangs in cycles of references, with hundreds of MiB of meshes
         self._env = _build(self.bddl_file)
         self.model: mujoco.MjModel = self._env.sim.model._model
         self.data: mujoco.MjData = self._env.sim.data._data
         self._robot = self._env.robots[0]
-        self._robot.controller.sim = _Unmoved(self._env.sim)
+        self._control = quicken(self._robot, self.model, self.data)
         self._home_orientation = np.array(self._robot.controller.goal_ori)
         self._model_steps = int(self._env.control_timestep / self._env.model_timestep)
+        # MuJoCo's rays pass through what is invisible, and the boxes around groceries are; they are never drawn anyway.
+        self.model.geom_rgba[(self.model.geom_group == 0) & (self.model.geom_rgba[:, 3] == 0), 3] = 1.0
+        self._robot_bodies = {
+            index for index in range(self.model.nbody) if self.model.body(index).name.startswith(_ROBOT)
+        }
+        self._parts: dict[str, set[int]] = {}
+        self._articulated = {
+            self.model.joint(index).name: int(self.model.jnt_qposadr[index])
+            for index in range(self.model.njnt)
+            if self.model.jnt_type[index] in (mujoco.mjtJoint.mjJNT_SLIDE, mujoco.mjtJoint.mjJNT_HINGE)
+            and not self.model.joint(index).name.startswith(_ROBOT)
+        }
         self._physics_size = mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_INTEGRATION)
 
     # ---- state -------------------------------------------------------------------------------------------------
@@ -110,6 +127,14 @@ class LiberoScene:
             self._settled[key] = self.get_state()
         self.set_state(self._settled[key])
 
+    def home_pos(self) -> np.ndarray:
+        """Where the hand is in initial state 0, metres: float64 (3,); the present state stays."""
+        before = self.get_state()
+        self.reset_to_initial(0)
+        home = self.ee_pos
+        self.set_state(before)
+        return home
+
     def set_initial(self, initial: np.ndarray) -> None:
         """Positions and velocities of one row of `initial_states`, unsettled; all else as after a fresh reset."""
         expected = 1 + self.model.nq + self.model.nv
@@ -137,7 +162,7 @@ class LiberoScene:
         new_action = True
         for _ in range(self._model_steps):
             mujoco.mj_forward(self.model, self.data)
-            self._robot.control(action, new_action)
+            self._control(action, new_action)
             mujoco.mj_step2(self.model, self.data)
             new_action = False
 
@@ -162,6 +187,11 @@ class LiberoScene:
         return self.data.site_xpos[self._robot.eef_site_id].copy()
 
     @property
+    def base_pos(self) -> np.ndarray:
+        """The foot of the arm, metres: float64 (3,)."""
+        return self.data.body("robot0_base").xpos.copy()
+
+    @property
     def ee_quat(self) -> np.ndarray:
         """Orientation of the hand as (w, x, y, z): float64 (4,)."""
         quat = np.empty(4)
@@ -183,11 +213,6 @@ class LiberoScene:
         """Movable objects, in LIBERO's order."""
         return tuple(self._env.objects_dict)
 
-    @property
-    def fixture_names(self) -> tuple[str, ...]:
-        """Furniture that has a body of its own (cabinets, stoves, racks), in LIBERO's order."""
-        return tuple(self._env.fixtures_dict)
-
     def body_pos(self, name: str) -> np.ndarray:
         """Position of a movable object or fixture, metres: float64 (3,). Raises ValueError for an unknown name."""
         if name not in self._env.obj_body_id:
@@ -196,6 +221,11 @@ class LiberoScene:
 
     def bodies_of(self, name: str) -> set[int]:
         """MuJoCo's ids of the bodies of a movable object or fixture, or of the hand with its fingers ("gripper")."""
+        if name not in self._parts:
+            self._parts[name] = self._find_bodies(name)
+        return self._parts[name]
+
+    def _find_bodies(self, name: str) -> set[int]:
         if name == "gripper":
             names = {index: self.model.body(index).name for index in range(self.model.nbody)}
             return {index for index, body in names.items() if body.startswith("gripper")}
@@ -203,35 +233,6 @@ class LiberoScene:
             raise ValueError(f"unknown object {name!r}; known: gripper, {', '.join(self._env.obj_body_id)}")
         root = self._env.obj_body_id[name]
         return {index for index in range(self.model.nbody) if self.model.body_rootid[index] == root}
-
-    def site_pos(self, name: str) -> np.ndarray:
-        """Position of a named region or site, metres: float64 (3,). Raises ValueError for an unknown name."""
-        site = mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_SITE, name)
-        if site < 0:
-            raise ValueError(f"unknown site {name!r}; known: {', '.join(self.site_names)}")
-        return self.data.site_xpos[site].copy()
-
-    @property
-    def site_names(self) -> tuple[str, ...]:
-        """Names of all sites (regions of fixtures, places on the table)."""
-        return tuple(self.model.site(index).name for index in range(self.model.nsite))
-
-
-class _Unmoved:
-    """robosuite's simulator as its controller sees it, without computing the same pose over and over.
-
-    robosuite runs three full forward passes for each model step: its own, the controller's, and that inside
-    ``mj_step``. Between them nothing moves, so positions, contacts and velocities need computing once; only the
-    constraint solver, which starts from its last answer, has to run as often to give the same numbers to the last bit.
-    """
-
-    def __init__(self, sim: object) -> None:
-        self.model, self.data = sim.model, sim.data
-
-    def forward(self) -> None:
-        """The part of ``mj_forward`` that depends on more than pose and velocity."""
-        mujoco.mj_forwardSkip(self.model._model, self.data._data, mujoco.mjtStage.mjSTAGE_VEL, 1)
-
 
 def _build(bddl_file: str) -> object:
     """robosuite's environment of a task: no renderer, no camera observables, always the same fixture places."""

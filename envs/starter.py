@@ -49,6 +49,13 @@ def starter_path() -> Path:
     return Path(__file__).parent / "starter"
 
 
+def second_path() -> Path:
+    """The second data set that ships with the package, of other scene families than the starter data: a kitchen and a
+    floor, 46 trajectories of 61 frames each (half of them experts'), of which 4 are held out.
+    """
+    return Path(__file__).parent / "second"
+
+
 def write_starter(folder: Path, scenes: Sequence[StarterScene], *, crf: float, keyframe_every: int) -> None:
     """Pack ``scenes`` into ``folder``; ``crf`` is x264's quality (lower is larger), ``keyframe_every`` in frames."""
     folder.mkdir(parents=True, exist_ok=True)

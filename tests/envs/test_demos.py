@@ -157,8 +157,9 @@ def test_sources_that_differ_are_refused(recording: Path, tmp_path: Path, field:
 def test_missing_and_truncated_files_and_bad_arguments(recording: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere.hdf5"):
         ClipDataset([tmp_path / "nowhere.hdf5"], length=2)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="starter.hdf5 is missing"):
-        ClipDataset([tmp_path], length=2)
+        ClipDataset([tmp_path / "empty"], length=2)
     with pytest.raises(ValueError, match="no clip of length=7.*longest of 6"):
         ClipDataset([recording], length=7)
     with pytest.raises(ValueError, match="length=1"):

@@ -43,6 +43,44 @@ def test_what_ships() -> None:
     assert size < 1 << 20
 
 
+FROZEN = {
+    "libero_goals_v0": "f7516a2303a18726736a6d074cb881649505218e794d22e7022edb22a5946ad3",
+    "libero_goals_v1": "43f7451511fcd2b63f582a943bd7c621ae23e901f7f802a6ce49094be82f1815",
+    "libero_place_v1": "97df1324448920d1795cd63574bfc138654dfd18a0f43a5ec252114bed98c2f5",
+}
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in FOLDER.glob("*.json")))
+def test_a_shipped_manifest_never_changes(name: str) -> None:
+    """Results are told apart by these hashes: a changed goal belongs into a manifest of another name."""
+    assert load_manifest(name).sha256 == FROZEN[name]
+
+
+def test_version_1_is_wide() -> None:
+    manifest = load_manifest("libero_goals_v1")
+    instances = manifest.instances
+    counts = Counter(instance.category for instance in instances)
+    assert len(counts) == 6 and min(counts.values()) >= 25
+    assert len({instance.scene for instance in instances}) >= 5 and len({instance.suite for instance in instances}) >= 3
+    assert all(len({each.scene for each in instances if each.category == category}) >= 3 for category in counts)
+    assert {instance.category for instance in instances[:6]} == set(counts)
+    assert min(instance.seed for instance in instances) >= FIRST_SEED
+    assert all(1 <= instance.expert_steps <= 12 for instance in instances)
+    own = {"place", "open_drawer", "close_drawer"}
+    assert all(bool(instance.predicate.conditions) == (instance.category in own) for instance in instances)
+    assert len({start.tobytes() for start in manifest.starts}) == len(instances)
+    assert manifest.yardstick["samples"] == 32 and manifest.fingerprint["libero_goal_0"]["drift_mm"] < 0.1
+    assert not (manifest.goal_frames == manifest.goal_frames[:1]).all(axis=(1, 2, 3))[1:].any()
+
+
+def test_the_long_list_leads_from_official_states_by_sub_goals() -> None:
+    manifest = load_manifest("libero_place_v1")
+    assert len(manifest.instances) >= 25 and {each.category for each in manifest.instances} == {"place"}
+    assert manifest.subgoal_frames.shape[1] >= 3 and manifest.episode_steps >= 40
+    np.testing.assert_array_equal(manifest.subgoal_frames[:, -1], manifest.goal_frames)
+    assert max(each.expert_steps for each in manifest.instances) <= manifest.episode_steps
+
+
 @pytest.mark.parametrize("instance", [0, 1])
 def test_the_expert_replays_to_success(reaching_env: LiberoGoalReachingEnv, instance: int) -> None:
     observation, info = reaching_env.reset(options={"instance": instance})
@@ -116,6 +154,22 @@ def test_changed_arrays_are_refused(copied: Path) -> None:
 def test_another_mujoco_is_refused(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifests, "version", lambda package: "3.17.0")
     with pytest.raises(ValueError, match="made with mujoco 3.3.2, but 3.17.0 is installed"):
+        load_manifest(copied)
+
+
+@pytest.mark.parametrize("version", [2, None])
+def test_another_layout_version_is_named(copied: Path, version: int | None) -> None:
+    spoil(copied, version=version)
+    with pytest.raises(ValueError, match=f"{copied}: version is {version}, this code reads 1"):
+        load_manifest(copied)
+    copied.write_text("[]")
+    with pytest.raises(ValueError, match="version is 'list', this code reads 1"):
+        load_manifest(copied)
+
+
+def test_fields_of_another_kind_are_named(copied: Path) -> None:
+    spoil(copied, instances=3)
+    with pytest.raises(ValueError, match=f"{copied}: a field is not what it should be"):
         load_manifest(copied)
 
 

@@ -1,5 +1,6 @@
 """Recording in the real simulator: states replay to the recorded frames, and seeds alone decide what is recorded."""
 
+import json
 from pathlib import Path
 
 import h5py
@@ -9,11 +10,13 @@ import pytest
 from colaworld.envs.demos import ClipDataset
 from colaworld.envs.libero import LiberoEnv
 from colaworld.envs.recording import header_of, replacing, write_recording
-from colaworld.experiments import collect as collecting
-from colaworld.experiments.collect import Plan, collect, record_episode
+from colaworld.experiments import collect_episode
+from colaworld.experiments.collect import collect
+from colaworld.experiments.collect_episode import record_episode
+from colaworld.experiments.collect_plan import Job
 
 STEPS = 4
-PLAN = Plan(suite="libero_goal", task_id=0, steps=STEPS, kind="mixed", height=64, width=64, render_profile="lite")
+PLAN = Job(suite="libero_goal", task_id=0, steps=STEPS, kind="mixed", height=64, width=64, render_profile="lite")
 
 
 def contents(path: Path) -> dict[str, object]:
@@ -38,6 +41,7 @@ def test_recorded_states_replay_to_the_recorded_frames(goal_env: LiberoEnv, tmp_
     write_recording(path, header_of(goal_env), episodes)
     with h5py.File(path, "r") as file:
         for demo in file["data"].values():
+            assert json.loads(demo.attrs["simulator"])["mujoco"] == "3.3.2"
             frames, states, actions = demo["obs/agentview_rgb"][()], demo["states"][()], demo["actions"][()]
             assert frames.shape == (STEPS + 1, 64, 64, 3) and actions.shape == (STEPS, 5, 7)
             for k in range(STEPS):
@@ -74,7 +78,7 @@ def test_resumed_in_one_process_equals_unbroken_in_two(
 ) -> None:
     unbroken, resumed = tmp_path / "unbroken.hdf5", tmp_path / "resumed.hdf5"
     collect(unbroken, episodes=3, steps=STEPS, workers=2, seed=40)
-    monkeypatch.setattr(collecting, "_environment", lambda plan: goal_env)
+    monkeypatch.setattr(collect_episode, "only_environment", lambda **scene: goal_env)
     part = PLAN.part(resumed, 41)
     write_recording(part, header_of(goal_env), [record_episode(goal_env, seed=41, steps=STEPS, kind="mixed")])
     collect(resumed, episodes=2, steps=STEPS, workers=1, seed=40)  # finds one part, records the other
@@ -99,7 +103,8 @@ def test_a_broken_write_leaves_no_file(tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         ({"seed": 999_999}, "seeds 999999 to 1000298"),
-        ({"episodes": 0}, "episodes and workers"),
+        ({"episodes": 0}, "episodes must be at least 1, got 0"),
+        ({"workers": 0}, "workers must be at least 1, got 0"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"render_profile": "oil"}, "oil"),
         ({"suite": "libero_moon", "episodes": 1}, "libero_moon"),
