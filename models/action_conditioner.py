@@ -14,6 +14,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
+from colaworld.models.share import Chance, draw
+
 
 class ActionConditioner(ModelMixin, ConfigMixin):
     """Raises ValueError on more steps than ``max_steps``."""
@@ -50,7 +52,7 @@ class ActionConditioner(ModelMixin, ConfigMixin):
         nn.init.zeros_(self.out[-1].bias)
 
     def forward(
-        self, latent_actions: Tensor, *, dropped: Tensor | None = None, generator: torch.Generator | None = None
+        self, latent_actions: Tensor, *, dropped: Tensor | None = None, generator: Chance | None = None
     ) -> Tensor:
         """``dropped (B, N)`` bool marks steps without an action; in training mode more are drawn from ``generator``."""
         batch, steps = latent_actions.shape[:2]
@@ -58,7 +60,7 @@ class ActionConditioner(ModelMixin, ConfigMixin):
             raise ValueError(f"{steps} actions, but the model was made for {self.config.max_steps}")
         x = self.embed(latent_actions)
         if self.training and generator is not None and self.config.drop:
-            drawn = torch.rand(batch, steps, generator=generator, device=x.device) < self.config.drop
+            drawn = draw(torch.rand, (batch, steps), generator, x.device) < self.config.drop
             dropped = drawn if dropped is None else dropped | drawn
         if dropped is not None:
             x = torch.where(dropped[..., None], self.no_action, x)

@@ -16,11 +16,32 @@ from torch.nn import functional as F
 
 
 @dataclass
-class TemporalCache:
-    """Keys and values of the clean frames seen so far: one pair ``(B, P, heads, T, d)`` for each temporal block."""
+class Slots:
+    """Room for the keys (or values) of a whole roll-out, ``buffer (..., heads, slots, d)``, which a pass writes its own
+    F frames into, at ``places (F,)``. What a frame may see of it is for the mask to say.
+    """
 
-    keys: list[Tensor] = field(default_factory=list)
-    values: list[Tensor] = field(default_factory=list)
+    buffer: Tensor
+    places: Tensor
+
+    def flat(self) -> "Slots":
+        """Batch and patches as one axis; a view."""
+        return Slots(rearrange(self.buffer, "b p h t d -> (b p) h t d"), self.places)
+
+    def written(self, new: Tensor) -> Tensor:
+        """The whole buffer, with ``new (N, heads, F, d)`` in its places: in place, so nothing for autograd."""
+        return self.buffer.index_copy_(2, self.places, new)
+
+
+@dataclass
+class TemporalCache:
+    """Keys and values of the clean frames seen so far: one pair ``(B, P, heads, T, d)`` for each temporal block.
+
+    ``StaticCache`` makes one of ``Slots`` instead.
+    """
+
+    keys: list[Tensor] | list[Slots] = field(default_factory=list)
+    values: list[Tensor] | list[Slots] = field(default_factory=list)
 
     @property
     def frames(self) -> int:
@@ -36,7 +57,9 @@ class TemporalCache:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with normalised queries and keys; ``past`` is prepended to keys and values."""
+    """Multi-head self-attention with normalised queries and keys; ``past`` is prepended to keys and values, or they are
+    written into it where it is ``Slots``.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -49,17 +72,25 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, past: tuple[Tensor, Tensor] | None = None
+        self, x: Tensor, mask: Tensor | None = None, past: tuple[Tensor, Tensor] | tuple[Slots, Slots] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """``x (N, L, W)``, mask bool ``(L, past + L)`` (True: may look) -> output and the keys and values, past
-        included.
+        """``x (N, L, W)``, mask bool ``(L, past + L)``, or ``(L, slots)`` (True: may look) -> output and the keys and
+        values, past included.
         """
         query, key, value = rearrange(self.qkv(x), "n l (three h d) -> three n h l d", three=3, h=self.heads)
         query, key = self.query_norm(query), self.key_norm(key)
         if past is not None:
-            key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
+            key, value = _joined(past[0], key), _joined(past[1], value)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.out(rearrange(attended, "n h l d -> n l (h d)")), (key, value)
+
+
+def _joined(past: Tensor | Slots, new: Tensor) -> Tensor:
+    return past.written(new) if isinstance(past, Slots) else torch.cat([past, new], dim=2)
+
+
+def _flat(past: Tensor | Slots) -> Tensor | Slots:
+    return past.flat() if isinstance(past, Slots) else rearrange(past, "b p h t d -> (b p) h t d")
 
 
 class Block(nn.Module):
@@ -82,7 +113,7 @@ class Block(nn.Module):
         x: Tensor,
         modulation: Tensor | None,
         mask: Tensor | None = None,
-        past: tuple[Tensor, Tensor] | None = None,
+        past: tuple[Tensor, Tensor] | tuple[Slots, Slots] | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """``x (B, F, P, W)``; past keys and values ``(B, P, heads, T, d)`` -> output and, for temporal blocks,
         theirs with past.
@@ -93,7 +124,7 @@ class Block(nn.Module):
         y = self.attention_norm(x) * (1.0 + scale) + shift
         seen = None
         if self.temporal:
-            flat_past = None if past is None else tuple(rearrange(part, "b p h t d -> (b p) h t d") for part in past)
+            flat_past = None if past is None else (_flat(past[0]), _flat(past[1]))
             y, pair = self.attention(rearrange(y, "b f p w -> (b p) f w"), mask, flat_past)
             y = rearrange(y, "(b p) f w -> b f p w", b=batch)
             seen = tuple(rearrange(part, "(b p) h t d -> b p h t d", b=batch) for part in pair)

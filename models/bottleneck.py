@@ -1,15 +1,14 @@
-"""The bottleneck of the latent action model: a vector quantiser (the paper's) or a continuous one behind the same door.
+"""The bottleneck of the latent action model: the paper's quantiser, others or a continuous one behind one door.
 
-The quantiser is vector-quantize-pytorch's, with a codebook learned by gradient (no EMA, no rotation trick). The library
-folds its two losses into one weight and drops the straight-through estimator in ``eval()``; so its own weight is 0, and
-the codebook loss (1.0), the commitment loss (0.25) and the straight-through estimator, which a planner by gradient
-needs in evaluation too, stand here.
+The quantisers are vector-quantize-pytorch's (see ``quantisers``). The library folds the codebook and the commitment
+loss into one weight and drops the straight-through estimator in ``eval()``; so the codebook loss (1.0), the commitment
+loss (0.25) and the straight-through estimator, which a planner by gradient needs in evaluation too, stand here.
 
-Shapes: in and out ``(B, N, tokens * width)``; indices ``(B, N, tokens)``.
+Shapes: in ``(B, N, input_dim)``, out ``(B, N, D)``; indices ``(B, N, tokens)``.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -17,7 +16,12 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
-from vector_quantize_pytorch import VectorQuantize
+
+from colaworld.models.quantisers import Residual, SideBySide, fsq_levels, logit_scale, look_up, make_quantiser
+from colaworld.models.share import Chance, draw
+from colaworld.models.shared_norm import SharedBatchNorm, gathered
+
+BottleneckKind = Literal["vq", "continuous", "fsq", "simvq", "residual_vq"]
 
 
 @dataclass
@@ -31,17 +35,19 @@ class Bottlenecked:
 
 
 class Bottleneck(ModelMixin, ConfigMixin):
-    """``kind="vq"``: nearest entries of one codebook. ``kind="continuous"``: a Gaussian with a KL term; D is the mean's
-    width.
+    """``kind``: a quantiser of ``tokens`` codes of ``entries`` each, or a Gaussian with a KL term (``"continuous"``).
 
-    Raises ValueError on an unknown kind or an input of another width.
+    D, the width of a latent action, is ``tokens * width``, when continuous the mean's; with ``"fsq"``, whose codes are
+    not learned vectors, it is ``tokens`` times the number of levels (32 entries: two), and there is no loss.
+
+    Raises ValueError on an unknown kind, sizes that cannot be, an input of another width and indices that are no codes.
     """
 
     @register_to_config
     def __init__(
         self,
         *,
-        kind: Literal["vq", "continuous"] = "vq",
+        kind: BottleneckKind = "vq",
         tokens: int = 2,
         entries: int = 32,
         width: int = 32,
@@ -50,43 +56,48 @@ class Bottleneck(ModelMixin, ConfigMixin):
         kl_weight: float = 1e-3,
     ) -> None:
         super().__init__()
-        if kind not in ("vq", "continuous"):
-            raise ValueError(f"bottleneck kind must be 'vq' or 'continuous', got {kind!r}")
+        if kind not in get_args(BottleneckKind):
+            known = ", ".join(map(repr, get_args(BottleneckKind)))
+            raise ValueError(f"bottleneck kind must be one of {known}, got {kind!r}")
         if min(tokens, width) < 1 or entries < 2:
             raise ValueError(
                 f"a bottleneck needs tokens, width >= 1 and entries >= 2, got {tokens}, {width}, {entries}"
             )
         self.quantiser = None
-        if kind == "vq":
-            # k-means over the first batch spreads the entries; the paper does not state its initialisation.
-            self.quantiser = VectorQuantize(
-                dim=width,
-                codebook_size=entries,
-                learnable_codebook=True,
-                ema_update=False,
-                rotation_trick=False,
-                commitment_weight=0.0,
-                kmeans_init=True,
-            )
+        self.layout = Residual() if kind == "residual_vq" else SideBySide(tokens)
+        if kind == "continuous":
+            # A buffer, because a module without any weights gets no file of weights, and could not be read back.
+            self.register_buffer("log_variance_range", torch.tensor([-10.0, 10.0]))
+        else:
+            self.quantiser = make_quantiser(kind, tokens=tokens, entries=entries, width=width)
             # A fresh inverse dynamics model gives every pair of frames nearly the same tokens, and the first few
-            # updates would sweep
-            # them all into one entry. Standardised over the batch, they are spread from the first step on, at a scale
-            # that neither
-            # encoder nor codebook can run away with. Not stated in the paper.
-            self.norm = nn.BatchNorm1d(tokens * width, affine=False, momentum=0.05)
+            # updates would sweep them all into one entry. Standardised over the batch, they are spread from the first
+            # step on, at a scale that neither encoder nor codebook can run away with. Not stated in the paper.
+            self.norm = SharedBatchNorm(self.dim, affine=False, momentum=0.05)
+
+    @property
+    def codes(self) -> bool:
+        """Whether latent actions are codes."""
+        return self.quantiser is not None
+
+    @property
+    def code_sizes(self) -> tuple[int, ...]:
+        """How many codes each token has; none when continuous."""
+        return (self.config.entries,) * self.config.tokens if self.codes else ()
 
     @property
     def dim(self) -> int:
         """D, the width of one latent action."""
-        return self.config.tokens * self.config.width
+        kind, entries = self.config.kind, self.config.entries
+        return self.config.tokens * (len(fsq_levels(entries)) if kind == "fsq" else self.config.width)
 
     @property
     def input_dim(self) -> int:
         """What the inverse dynamics model must produce for one step: D, or mean and log-variance."""
-        return self.dim if self.config.kind == "vq" else 2 * self.dim
+        return 2 * self.dim if self.config.kind == "continuous" else self.dim
 
     def forward(
-        self, raw: Tensor, generator: torch.Generator | None = None, *, commitment: float = 1.0
+        self, raw: Tensor, generator: Chance | None = None, *, commitment: float = 1.0
     ) -> Bottlenecked:
         """What inverse dynamics says, ``raw (B, N, input_dim)``, to latent actions. Without a generator a continuous
         one returns its mean.
@@ -95,9 +106,11 @@ class Bottleneck(ModelMixin, ConfigMixin):
         """
         if raw.shape[-1] != self.input_dim:
             raise ValueError(f"the bottleneck takes {self.input_dim} numbers a step, got {raw.shape[-1]}")
-        if self.quantiser is None:
+        if not self.codes:
             return self._continuous(raw, generator)
         normed = rearrange(self.norm(rearrange(raw, "b n d -> (b n) d")), "(b n) d -> b n d", b=len(raw))
+        if self.config.kind == "fsq":
+            normed = normed.tanh()  # into the levels' range, where standardised numbers lie about evenly
         return self.snap(normed, commitment=commitment)
 
     @torch.no_grad()
@@ -105,7 +118,7 @@ class Bottleneck(ModelMixin, ConfigMixin):
         """Take the standardisation from ``raw (B, N, input_dim)``: averaged weights (an EMA) do not have the running
         weights' mean.
         """
-        if self.quantiser is not None:
+        if self.codes:
             flat = raw.flatten(0, -2)
             self.norm.running_mean.copy_(flat.mean(dim=0))
             self.norm.running_var.copy_(flat.var(dim=0))
@@ -113,33 +126,44 @@ class Bottleneck(ModelMixin, ConfigMixin):
     def snap(self, latents: Tensor, *, commitment: float = 1.0) -> Bottlenecked:
         """Latent actions ``(B, N, D)`` that are already in the codebook's space (an adapter's) to their nearest codes.
 
-        A continuous bottleneck leaves them as they are.
+        A continuous bottleneck leaves them as they are. Losses are means over tokens; ``fsq`` has none.
         """
-        if self.quantiser is None:
-            zero = latents.new_zeros(())
-            return Bottlenecked(latents=latents, indices=None, loss=zero, parts={})
-        tokens = rearrange(latents, "b n (k w) -> b (n k) w", k=self.config.tokens)
+        if not self.codes:
+            return Bottlenecked(latents=latents, indices=None, loss=latents.new_zeros(()), parts={})
         with torch.no_grad():
-            _, indices, _ = self.quantiser(tokens)
-        entries = self.quantiser.get_codes_from_indices(indices)
-        codebook_loss = F.mse_loss(entries, tokens.detach())
-        commitment_loss = F.mse_loss(tokens, entries.detach())
+            self._fill(latents)
+            indices = self.layout.pick(self.quantiser, latents)
+        codes = look_up(self.layout.codebooks(self.quantiser), indices)
+        # Exactly the codes in value, so that equal codes are equal latent actions; the gradient passes to ``latents``.
+        straight_through = self.layout.join(codes).detach() + (latents - latents.detach())
+        if self.config.kind == "fsq":
+            return Bottlenecked(latents=straight_through, indices=indices, loss=latents.new_zeros(()), parts={})
+        meant = self.layout.parts(latents, codes)
+        codebook_loss = F.mse_loss(codes, meant.detach())
+        commitment_loss = F.mse_loss(meant, codes.detach())
         weight = commitment * self.config.commitment_weight
-        straight_through = tokens + (entries - tokens).detach()
         return Bottlenecked(
-            latents=rearrange(straight_through, "b (n k) w -> b n (k w)", k=self.config.tokens),
-            indices=rearrange(indices, "b (n k) -> b n k", k=self.config.tokens),
+            latents=straight_through,
+            indices=indices,
             loss=self.config.codebook_weight * codebook_loss + weight * commitment_loss,
             parts={"codebook": codebook_loss.detach(), "commitment": commitment_loss.detach()},
         )
 
-    def _continuous(self, raw: Tensor, generator: torch.Generator | None) -> Bottlenecked:
+    def _fill(self, latents: Tensor) -> None:
+        """A codebook is filled by k-means from the first tokens it sees: those of all processes, so that it becomes the
+        same in each, and in one process alone.
+        """
+        empty = [value for name, value in self.quantiser.named_buffers() if name.endswith("initted") and not value]
+        if empty and self.training:
+            self.layout.pick(self.quantiser, gathered(latents))
+
+    def _continuous(self, raw: Tensor, generator: Chance | None) -> Bottlenecked:
         mean, log_variance = raw.chunk(2, dim=-1)
-        log_variance = log_variance.clamp(-10.0, 10.0)
+        log_variance = log_variance.clamp(*self.log_variance_range)
         kl = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum(dim=-1).mean()
         noise = 0.0
         if generator is not None:
-            noise = torch.randn(mean.shape, generator=generator, device=mean.device) * (0.5 * log_variance).exp()
+            noise = draw(torch.randn, mean.shape, generator, mean.device) * (0.5 * log_variance).exp()
         return Bottlenecked(
             latents=mean + noise, indices=None, loss=self.config.kl_weight * kl, parts={"kl": kl.detach()}
         )
@@ -148,16 +172,29 @@ class Bottleneck(ModelMixin, ConfigMixin):
         """How near ``latents (B, N, D)`` come to every entry: minus squared distances ``(B, N, tokens, entries)``, as
         logits.
 
-        Their argmax is the code that ``snap`` picks. ValueError when continuous.
+        Their argmax is the code that ``snap`` picks; with ``"residual_vq"`` a token's distances are from what the
+        tokens picked before it leave. ValueError when continuous.
         """
-        if self.quantiser is None:
+        if not self.codes:
             raise ValueError("a continuous bottleneck has no codes")
-        tokens = rearrange(latents, "b n (k w) -> b n k w", k=self.config.tokens)
-        codebook = self.quantiser.codebook
-        return 2.0 * tokens @ codebook.T - codebook.square().sum(dim=-1) - tokens.square().sum(dim=-1, keepdim=True)
+        with torch.no_grad():
+            indices = self.layout.pick(self.quantiser, latents)
+        codebooks, scale = self.layout.codebooks(self.quantiser), logit_scale(self.quantiser)
+        codes = look_up(codebooks, indices)
+        parts, entries = scale * self.layout.parts(latents, codes), scale * codebooks
+        products = torch.einsum("bnkw,kew->bnke", parts, entries)
+        return 2.0 * products - entries.square().sum(dim=-1) - parts.square().sum(dim=-1, keepdim=True)
 
     def from_indices(self, indices: Tensor) -> Tensor:
-        """Code indices ``(B, N, tokens)`` to latent actions ``(B, N, D)``."""
-        if self.quantiser is None:
+        """Code indices ``(B, N, tokens)`` to latent actions ``(B, N, D)``. ValueError when continuous or no codes."""
+        if not self.codes:
             raise ValueError("a continuous bottleneck has no codes")
-        return rearrange(self.quantiser.get_codes_from_indices(indices), "b n k w -> b n (k w)")
+        tokens, entries = self.config.tokens, self.config.entries
+        if indices.shape[-1] != tokens or ((indices < 0) | (indices >= entries)).any():
+            raise ValueError(f"codes are {tokens} indices of 0..{entries - 1} a step, got {_described(indices)}")
+        return self.layout.join(look_up(self.layout.codebooks(self.quantiser), indices))
+
+
+def _described(indices: Tensor) -> str:
+    reach = f" of {int(indices.min())}..{int(indices.max())}" if indices.numel() else ""
+    return f"{indices.shape[-1]}{reach}"

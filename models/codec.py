@@ -12,9 +12,12 @@ Shapes: frames ``(..., 3, height, width)`` in [-1, 1] (or uint8), latents ``(...
 import torch
 from diffusers import AutoencoderKL
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor
+
+from colaworld.models.share import Chance, draw
 
 
 def to_signed(frames: Tensor) -> Tensor:
@@ -98,7 +101,7 @@ class FrameCodec(ModelMixin, ConfigMixin):
         frames = self._pixels(latents.reshape(-1, *latents.shape[-3:]) * std + mean).clamp(-1.0, 1.0)
         return frames.reshape(*batch, *frames.shape[1:])
 
-    def forward(self, clips: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, clips: Tensor, generator: Chance | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Training loss on clips uint8 ``(B, T, 3, height, width)``: weighted L1 + MSE, and a small KL term.
 
         A pixel weighs ``1 + motion_weight * m`` with m how far it stands from the mean of its clip (the static scene),
@@ -109,7 +112,7 @@ class FrameCodec(ModelMixin, ConfigMixin):
         weight = rearrange(1.0 + self.config.motion_weight * (4.0 * moving).clamp(max=1.0), "b t c h w -> (b t) c h w")
         flat = rearrange(frames, "b t c h w -> (b t) c h w")
         posterior = self._posterior(flat)
-        decoded = self._pixels(posterior.sample(generator))
+        decoded = self._pixels(_sampled(posterior, generator))
         error = decoded - flat
         reconstruction = (weight * (error.abs() + 2.0 * error.square())).mean()
         kl = posterior.kl().mean()
@@ -126,8 +129,16 @@ class FrameCodec(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def standardise(self, frames: Tensor) -> None:
-        """Set the latents' mean and std per channel from uint8 frames ``(N, 3, height, width)``; once, after training."""
+        """Set the latents' mean and std per channel from uint8 frames ``(N, 3, height, width)``; once, after
+        training."""
         device = self.latent_mean.device
         raw = torch.cat([self._posterior(part.to(device)).mode() for part in frames.split(256)])
         self.latent_mean.copy_(raw.mean(dim=(0, 2, 3)))
         self.latent_std.copy_(raw.std(dim=(0, 2, 3)).clamp_min(1e-4))
+
+
+def _sampled(posterior: DiagonalGaussianDistribution, chance: Chance | None) -> Tensor:
+    """A draw; without anything to draw from, from torch's global generator."""
+    if chance is None:
+        return posterior.sample()
+    return posterior.mean + posterior.std * draw(torch.randn, posterior.mean.shape, chance, posterior.mean.device)

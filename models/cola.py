@@ -8,7 +8,9 @@ Shapes: codec latents ``(B, T, C, h, w)``; frames 1..T-1 are predicted, each fro
 latent action.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ from colaworld.models.bottleneck import Bottleneck, Bottlenecked
 from colaworld.models.flow import FlowConfig, training_pairs
 from colaworld.models.imagination import Imagination, given
 from colaworld.models.inverse_dynamics import InverseDynamics
+from colaworld.models.share import Chance
 from colaworld.models.video_transformer import VideoTransformer
 
 CONTEXT_FRAMES = 2  # VP2's; the arm's lag needs a velocity, so one frame is not enough
@@ -39,17 +42,22 @@ class ActionUse:
         """U = (E_const - E_act) / E_const."""
         return (self.constant - self.right) / self.constant
 
+    @property
+    def shuffled_ratio(self) -> Tensor:
+        """E_shuffled / E_act: 1 when another clip's codes do as well."""
+        return self.shuffled / self.right
+
 
 class ColaModel(nn.Module):
     """The composition; ``conditioner``, ``inverse_dynamics`` and ``bottleneck`` are idle while ``use_actions`` is
-    False.
+    False. A model of real actions has no ``inverse_dynamics``.
     """
 
     def __init__(
         self,
         video: VideoTransformer,
         conditioner: ActionConditioner,
-        inverse_dynamics: InverseDynamics,
+        inverse_dynamics: InverseDynamics | None,
         bottleneck: Bottleneck,
         flow: FlowConfig,
     ) -> None:
@@ -59,25 +67,28 @@ class ColaModel(nn.Module):
         self.flow = flow
 
     def latent_actions(
-        self, latents: Tensor, generator: torch.Generator | None = None, *, commitment: float = 1.0
+        self, latents: Tensor, generator: Chance | None = None, *, commitment: float = 1.0
     ) -> Bottlenecked:
-        """What the latent action model reads off a clip: ``(B, T - 1, D)``."""
+        """What the latent action model reads off a clip: ``(B, T - 1, D)``. ValueError when there is none."""
+        if self.inverse_dynamics is None:
+            raise ValueError("a model of real actions has no inverse dynamics to read latent actions")
         return self.bottleneck(self.inverse_dynamics(latents), generator, commitment=commitment)
 
     def flow_loss(
         self,
         latents: Tensor,
         actions: Tensor | None,
-        generator: torch.Generator,
+        generator: Chance,
         *,
         context: Tensor | None = None,
+        dropped: Tensor | None = None,
     ) -> Tensor:
         """Mean squared velocity error. ``context (B, T - 1, C, h, w)`` stands for the clean frames (default: the
-        true ones).
+        true ones); ``dropped (B, T - 1)`` marks steps whose action is not known.
         """
         clean = latents[:, :-1] if context is None else context
         noised, time, velocity = training_pairs(self.flow, clean, latents[:, 1:], generator)
-        modulation = None if actions is None else self.conditioner(actions, generator=generator)
+        modulation = None if actions is None else self.conditioner(actions, dropped=dropped, generator=generator)
         return F.mse_loss(self.video.two_streams(clean, noised, time, action_modulation=modulation), velocity)
 
     @torch.no_grad()
@@ -94,31 +105,78 @@ class ColaModel(nn.Module):
     def forward(
         self,
         latents: Tensor,
-        generator: torch.Generator,
+        generator: Chance,
         *,
         use_actions: bool = True,
+        seen: Tensor | None = None,
         imagined: bool = False,
         commitment: float = 1.0,
+        flow_to_lam: bool = True,
+        flow_to_video: bool = True,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The training loss and its parts."""
+        """The training loss and its parts. ``seen``: the clip as inverse dynamics sees it (default: the same)."""
         if not use_actions:
             loss = self.flow_loss(latents, None, generator)
             return loss, {"flow": loss.detach()}
-        latent = self.latent_actions(latents, generator, commitment=commitment)
-        context = self.imagined_context(latents, latent.latents) if imagined else None
-        flow = self.flow_loss(latents, latent.latents, generator, context=context)
-        return self.flow.weight * flow + latent.loss, {"flow": flow.detach(), **latent.parts}
+        latent = self.latent_actions(latents if seen is None else seen, generator, commitment=commitment)
+        if not flow_to_lam:
+            latent = replace(latent, latents=latent.latents.detach())
+        return self.world_loss(latents, latent, generator, imagined=imagined, flow_to_video=flow_to_video)
+
+    def world_loss(
+        self,
+        latents: Tensor,
+        latent: Bottlenecked,
+        generator: Chance,
+        *,
+        imagined: bool = False,
+        flow_to_video: bool = True,
+        dropped: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The flow loss under latent actions and the bottleneck's own losses.
+
+        Without ``flow_to_video`` the video model learns from the action-free loss alone. Clips with ``dropped`` steps
+        keep their true frames as context.
+        """
+        actions, context = latent.latents, None
+        if imagined:
+            context = self.imagined_context(latents, actions)
+            if dropped is not None:
+                context = torch.where(dropped.any(dim=1)[:, None, None, None, None], latents[:, :-1], context)
+        if flow_to_video:
+            flow = self.flow_loss(latents, actions, generator, context=context, dropped=dropped)
+            loss = flow
+        else:
+            with _without_gradient(self.video):
+                flow = self.flow_loss(latents, actions, generator, context=context, dropped=dropped)
+            loss = flow + self.flow_loss(latents, None, generator, context=context)
+        return self.flow.weight * loss + latent.loss, {"flow": flow.detach(), **latent.parts}
 
     @torch.no_grad()
-    def action_use(self, latents: Tensor, actions: Tensor, seed: int) -> ActionUse:
-        """The flow loss with ``actions (B, N, D)``, with those of another clip, and with their commonest one
-        everywhere.
+    def action_use(self, latents: Tensor, actions: Tensor, seed: int, *, codes: bool) -> ActionUse:
+        """The flow loss with ``actions (B, N, D)``, with those of another clip, and with one constant everywhere: the
+        commonest of them where they are ``codes``, else their mean.
         """
         device = latents.device
         order = torch.roll(torch.arange(len(actions), device=device), 1)
         flat = actions.reshape(-1, actions.shape[-1])
-        kinds, counts = flat.unique(dim=0, return_counts=True)
-        constant = kinds[counts.argmax()] if len(kinds) < len(flat) else flat.mean(dim=0)
+        constant = flat.mean(dim=0)
+        if codes:
+            kinds, counts = flat.unique(dim=0, return_counts=True)
+            constant = kinds[counts.argmax()]
         variants = (actions, actions[order], constant.expand_as(actions))
         losses = [self.flow_loss(latents, each, torch.Generator(device).manual_seed(seed)) for each in variants]
         return ActionUse(*losses)
+
+
+@contextmanager
+def _without_gradient(module: nn.Module) -> Iterator[None]:
+    """What is computed inside has no gradient for the module's parameters; gradients pass through it."""
+    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)

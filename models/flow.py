@@ -14,6 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from colaworld.models.share import Chance, draw
+
 
 @dataclass(frozen=True, kw_only=True)
 class FlowConfig:
@@ -72,15 +74,15 @@ def interpolate(source: Tensor, data: Tensor, time: Tensor) -> Tensor:
 
 
 def training_pairs(
-    config: FlowConfig, last: Tensor, data: Tensor, generator: torch.Generator
+    config: FlowConfig, last: Tensor, data: Tensor, generator: Chance
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Noised frames, their times ``(B, N)`` and their velocities, for frames ``data`` that follow ``last`` (both
     ``(B, N, C, h, w)``).
     """
     batch, device = data.shape[:2], data.device
-    noise = torch.randn(data.shape, generator=generator, device=device)
-    time = torch.sigmoid(torch.randn(batch, generator=generator, device=device))
-    mean = torch.rand(batch, generator=generator, device=device) < config.mean_fraction
+    noise = draw(torch.randn, data.shape, generator, device)
+    time = torch.sigmoid(draw(torch.randn, batch, generator, device))
+    mean = draw(torch.rand, batch, generator, device) < config.mean_fraction
     time = torch.where(mean, torch.zeros_like(time), time)
     std = torch.where(mean, 0.0, config.std)[..., None, None, None]
     source = source_latents(config, last, noise, std)

@@ -4,6 +4,9 @@ The context's keys and values are computed once. Each new frame is integrated fr
 itself, one step), then run once more as a clean frame to join the cache. Latent actions come from a callable, because
 an adapter may want to see the frame that was just imagined.
 
+This is the plain form, through which gradients pass. ``Engine`` does the same in fewer passes and in place;
+``roll_out_uncached`` does it without any memory, for tests and as what a benchmark compares with.
+
 Shapes: latents ``(B, T, C, h, w)``, latent actions ``(B, N, D)``.
 """
 
@@ -19,7 +22,8 @@ from colaworld.models.flow import FlowConfig, SamplerConfig, integrate, source_l
 from colaworld.models.video_transformer import VideoTransformer
 
 NextAction = Callable[[int, Tensor], Tensor]
-"""``(step, recent frames (B, T, C, h, w)) -> latent action (B, D)`` that leads from the last of them to the next frame."""
+"""``(step, recent frames (B, T, C, h, w)) -> latent action (B, D)`` that leads from the last of them to the next
+frame."""
 
 
 @dataclass
@@ -38,9 +42,17 @@ class Imagined:
             self.cache.expand(count), self.recent.expand(count, -1, -1, -1, -1), self.actions.expand(count, -1, -1)
         )
 
+    def candidates(self, rows: slice) -> "Imagined":
+        """Some of the candidates; views."""
+        cache = TemporalCache([key[rows] for key in self.cache.keys], [value[rows] for value in self.cache.values])
+        return Imagined(cache, self.recent[rows], self.actions[rows])
+
 
 class Imagination:
-    """``start`` on real frames, then ``roll_out``. A conditioner of None rolls out an action-free model."""
+    """``start`` on real frames, then ``roll_out``. A conditioner of None rolls out an action-free model.
+
+    ``dtype``: what both networks compute in, and must be in (None: as their inputs are). Frames stay as they come.
+    """
 
     def __init__(
         self,
@@ -48,55 +60,132 @@ class Imagination:
         conditioner: ActionConditioner | None,
         flow: FlowConfig,
         sampler: SamplerConfig = SamplerConfig(),
+        *,
+        dtype: torch.dtype | None = None,
     ) -> None:
         if sampler.guidance != 1.0 and conditioner is None:
             raise ValueError(f"guidance={sampler.guidance} needs an action conditioner")
         self.video, self.conditioner, self.flow, self.sampler = video, conditioner, flow, sampler
+        self.dtype = dtype
 
     def start(self, context: Tensor, actions: Tensor) -> Imagined:
         """``context (B, T, C, h, w)`` and the latent actions ``(B, T - 1, D)`` between its frames."""
-        return Imagined(self.video.remember(context), context, actions)
+        return Imagined(self.remember(context), context, actions)
+
+    def remember(self, clean: Tensor, cache: TemporalCache | None = None) -> TemporalCache:
+        """``cache`` with the clean frames ``(B, F, C, h, w)`` appended."""
+        return self.video.remember(clean.to(self.dtype), cache)
+
+    def noise(
+        self, last: Tensor, horizon: int, generator: torch.Generator | None, *, count: int = 1
+    ) -> Tensor | None:
+        """Noise ``(count, horizon, C, h, w)`` for the frames after ``last (B, 1, C, h, w)``, drawn frame by frame where
+        ``generator`` lives; None where nothing is random. A ``count`` of 1 is for all candidates, which then differ by
+        their actions alone.
+        """
+        if self.sampler.std == 0.0 and self.flow.source != "noise":
+            return None
+        where = last.device if generator is None else generator.device
+        shape = (count, 1, *last.shape[2:])
+        frames = [torch.randn(shape, generator=generator, device=where) for _ in range(horizon)]
+        return torch.cat(frames, dim=1).to(last)
 
     def roll_out(
-        self, state: Imagined, next_action: NextAction, horizon: int, generator: torch.Generator | None = None
+        self,
+        state: Imagined,
+        next_action: NextAction,
+        horizon: int,
+        generator: torch.Generator | None = None,
+        *,
+        noise: Tensor | None = None,
     ) -> Tensor:
-        """The ``horizon`` frames ``(B, horizon, C, h, w)`` that follow; ``state`` is left as it was."""
+        """The ``horizon`` frames ``(B, horizon, C, h, w)`` that follow; ``state`` is left as it was. ``noise (B or 1,
+        horizon, C, h, w)``: what was drawn already (None: it is drawn from ``generator``, one for all).
+        """
+        noise = self.noise(state.recent[:, -1:], horizon, generator) if noise is None else noise
         cache, recent, actions, frames = state.cache, state.recent, state.actions, []
         for step in range(horizon):
             actions = torch.cat([actions, next_action(step, recent)[:, None]], dim=1)
-            frame = self._next_frame(cache, recent[:, -1:], actions, generator)
+            frame = self._next_frame(cache, self._source(recent, noise, step), actions)
             frames.append(frame)
             recent = torch.cat([recent[:, 1:], frame], dim=1)
             if step + 1 < horizon:
-                cache = self.video.remember(frame, cache)
+                cache = self.remember(frame, cache)
         return torch.cat(frames, dim=1)
 
-    def _next_frame(
-        self, cache: TemporalCache, last: Tensor, actions: Tensor, generator: torch.Generator | None
+    def roll_out_uncached(
+        self,
+        state: Imagined,
+        next_action: NextAction,
+        horizon: int,
+        generator: torch.Generator | None = None,
+        *,
+        noise: Tensor | None = None,
     ) -> Tensor:
-        std, guidance = self.sampler.std, self.sampler.guidance
-        noise = torch.zeros_like(last)
-        if std > 0.0 or self.flow.source == "noise":
-            # One frame of noise for the whole batch: candidates of a plan then differ by their actions alone.
-            # It is drawn where its generator lives.
-            where = last.device if generator is None else generator.device
-            noise = torch.randn(last[:1].shape, generator=generator, device=where).to(last).expand_as(last)
-        source = source_latents(self.flow, last, noise, std)
-        modulation = None if self.conditioner is None else self.conditioner(actions)[:, -1:]
-        free = None
-        if guidance != 1.0:
-            dropped = torch.zeros(actions.shape[:2], dtype=torch.bool, device=last.device)
-            dropped[:, -1] = True
-            free = self.conditioner(actions, dropped=dropped)[:, -1:]
+        """What ``roll_out`` does, every step of every frame computed from all frames so far, as in training.
+
+        ValueError for a ``state`` that no longer holds all its frames.
+        """
+        if state.recent.shape[1] != state.actions.shape[1] + 1:
+            raise ValueError(f"{state.actions.shape[1] + 1} frames were seen, {state.recent.shape[1]} are left")
+        noise = self.noise(state.recent[:, -1:], horizon, generator) if noise is None else noise
+        seen, actions = state.recent, state.actions
+        for step in range(horizon):
+            recent = seen[:, -state.recent.shape[1] :]
+            actions = torch.cat([actions, next_action(step, recent)[:, None]], dim=1)
+            branches = self._modulations(actions)
+
+            def velocity(x: Tensor, time: Tensor) -> Tensor:
+                noised = torch.cat([seen[:, 1:], x], dim=1)
+                times = torch.cat([torch.ones_like(time).expand(-1, seen.shape[1] - 1), time], dim=1)
+                found = [
+                    self.video.two_streams(
+                        seen.to(self.dtype), noised.to(self.dtype), times, action_modulation=modulation
+                    )[:, -1:]
+                    for modulation in branches
+                ]
+                return self._guided(torch.cat(found, dim=1), x)
+
+            frame = integrate(velocity, self._source(recent, noise, step), self.sampler.steps)
+            seen = torch.cat([seen, frame], dim=1)
+        return seen[:, -horizon:]
+
+    def _next_frame(self, cache: TemporalCache, source: Tensor, actions: Tensor) -> Tensor:
+        branches = [None if part is None else part[:, -1:] for part in self._modulations(actions)]
 
         def velocity(x: Tensor, time: Tensor) -> Tensor:
-            guided = self.video.next_velocity(x, time, cache, action_modulation=modulation)
-            if free is None:
-                return guided
-            unguided = self.video.next_velocity(x, time, cache, action_modulation=free)
-            return unguided + guidance * (guided - unguided)
+            found = [
+                self.video.next_velocity(x.to(self.dtype), time, cache, action_modulation=modulation)
+                for modulation in branches
+            ]
+            return self._guided(torch.cat(found, dim=1), x)
 
         return integrate(velocity, source, self.sampler.steps)
+
+    def _source(self, recent: Tensor, noise: Tensor | None, step: int) -> Tensor:
+        """Where the flow to the next frame starts ``(B, 1, C, h, w)``."""
+        last = recent[:, -1:]
+        drawn = torch.zeros_like(last) if noise is None else noise[:, step : step + 1].expand_as(last)
+        return source_latents(self.flow, last, drawn, self.sampler.std)
+
+    def _modulations(self, actions: Tensor) -> list[Tensor | None]:
+        """Of all steps ``(B, N, 6, W)``: with their actions and, for guidance, with the last one dropped."""
+        if self.conditioner is None:
+            return [None]
+        actions = actions.to(self.dtype)
+        if self.sampler.guidance == 1.0:
+            return [self.conditioner(actions)]
+        dropped = torch.zeros(2, *actions.shape[:2], dtype=torch.bool, device=actions.device)
+        dropped[1, :, -1] = True
+        return list(self.conditioner(torch.cat([actions, actions]), dropped=dropped.flatten(0, 1)).chunk(2))
+
+    def _guided(self, velocities: Tensor, x: Tensor) -> Tensor:
+        """The branches' velocities ``(B, 1 or 2, C, h, w)`` to the one that is followed, in the type of ``x``."""
+        velocities = velocities.to(x.dtype)
+        if velocities.shape[1] == 1:
+            return velocities
+        guided, free = velocities.chunk(2, dim=1)
+        return free + self.sampler.guidance * (guided - free)
 
 
 def given(actions: Tensor) -> NextAction:

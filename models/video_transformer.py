@@ -31,6 +31,8 @@ class VideoTransformer(ModelMixin, ConfigMixin):
     Raises ValueError when a frame's position reaches ``max_frames``.
     """
 
+    _supports_gradient_checkpointing = True
+
     @register_to_config
     def __init__(
         self,
@@ -46,6 +48,7 @@ class VideoTransformer(ModelMixin, ConfigMixin):
         max_frames: int = 16,
     ) -> None:
         super().__init__()
+        self.gradient_checkpointing = False
         if latent_height % patch or latent_width % patch:
             raise ValueError(f"latents of {latent_height}x{latent_width} do not divide by patch {patch}")
         self.rows, self.columns = latent_height // patch, latent_width // patch
@@ -104,7 +107,11 @@ class VideoTransformer(ModelMixin, ConfigMixin):
             past = None
             if block.temporal and cache is not None and cache.keys:
                 past = (cache.keys[len(seen.keys)], cache.values[len(seen.keys)])
-            x, pair = block(x, modulation, mask if block.temporal else None, past)
+            inputs = x, modulation, mask if block.temporal else None, past
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x, pair = self._gradient_checkpointing_func(block, *inputs)
+            else:
+                x, pair = block(*inputs)
             if pair is not None:
                 seen.keys.append(pair[0])
                 seen.values.append(pair[1])

@@ -208,10 +208,30 @@ def test_imagining_leaves_frozen_parts_in_evaluation(cola):
 def test_action_use_is_zero_for_a_model_that_ignores_actions(cola):
     latents = clip(batch=6)
     actions = cola.latent_actions(latents).latents
-    assert cola.eval().action_use(latents, actions, 0).shuffled != cola.action_use(latents, actions, 0).right
+    cola.eval()
+    use = cola.action_use(latents, actions, 0, codes=True)
+    assert use.shuffled != use.right and use.shuffled_ratio == use.shuffled / use.right
     torch.nn.init.zeros_(cola.conditioner.out[-1].weight)
-    use = cola.action_use(latents, actions, 0)
+    use = cola.action_use(latents, actions, 0, codes=True)
     assert use.right == use.shuffled == use.constant and use.use == 0.0
+
+
+def test_the_constant_of_action_use_is_the_commonest_code_or_the_mean(cola):
+    cola.eval()
+    latents = clip(batch=6)
+    codes = cola.bottleneck.from_indices(torch.randint(8, (6, latents.shape[1] - 1, 2)))
+    codes[:2] = codes[0, 0]  # the commonest by far
+    alone = codes[0, 0].expand_as(codes)
+    expected = cola.flow_loss(latents, alone, torch.Generator().manual_seed(0))
+    assert cola.action_use(latents, codes, 0, codes=True).constant == expected
+    mean = codes.flatten(0, 1).mean(dim=0).expand_as(codes)
+    expected = cola.flow_loss(latents, mean, torch.Generator().manual_seed(0))
+    assert cola.action_use(latents, codes, 0, codes=False).constant == expected
+
+
+def test_equal_codes_are_equal_latent_actions(cola):
+    read = cola.latent_actions(clip(batch=6))
+    assert torch.equal(read.latents, cola.bottleneck.from_indices(read.indices))
 
 
 def test_overfits_one_batch():
