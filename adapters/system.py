@@ -20,10 +20,12 @@ from safetensors import SafetensorError
 
 from colaworld.adapters.action_adapter import ActionAdapter
 from colaworld.models.action_conditioner import ActionConditioner
+from colaworld.models.action_head import ActionHead
 from colaworld.models.bottleneck import Bottleneck
 from colaworld.models.codec import FrameCodec
 from colaworld.models.cola import ColaModel
 from colaworld.models.flow import FlowConfig
+from colaworld.models.forward_dynamics import ForwardDynamics
 from colaworld.models.inverse_dynamics import InverseDynamics
 from colaworld.models.video_transformer import VideoTransformer
 
@@ -35,6 +37,8 @@ PARTS = {
     "inverse_dynamics": InverseDynamics,
     "bottleneck": Bottleneck,
     "adapter": ActionAdapter,
+    "forward_dynamics": ForwardDynamics,
+    "action_head": ActionHead,
 }
 
 
@@ -51,13 +55,14 @@ class SystemInfo:
     render_profile: str
     clip: int = 12
     """Frames in a training clip: what lies further was never seen."""
+    recipe: str = "cola"
     flow: FlowConfig = FlowConfig()
 
 
 @dataclass(kw_only=True)
 class ColaSystem:
     """The parts, on one device. ``adapter`` is None until it is trained; the action parts are None in an action-free
-    system.
+    system, ``inverse_dynamics`` in one of real actions. ``forward_dynamics`` and ``action_head`` only help in training.
     """
 
     info: SystemInfo
@@ -67,10 +72,12 @@ class ColaSystem:
     inverse_dynamics: InverseDynamics | None = None
     bottleneck: Bottleneck | None = None
     adapter: ActionAdapter | None = None
+    forward_dynamics: ForwardDynamics | None = None
+    action_head: ActionHead | None = None
 
     def model(self) -> ColaModel:
-        """The trainable composition. ValueError when the system has no latent action model."""
-        if self.video is None or self.conditioner is None or self.inverse_dynamics is None or self.bottleneck is None:
+        """The trainable composition. ValueError when the system is action-free."""
+        if self.video is None or self.conditioner is None or self.bottleneck is None:
             raise ValueError(f"a system of stage {self.info.stage!r} has no latent action model")
         return ColaModel(self.video, self.conditioner, self.inverse_dynamics, self.bottleneck, self.info.flow)
 
@@ -160,6 +167,7 @@ def _load_part(name: str, path: Path, device: str | torch.device) -> torch.nn.Mo
 
 
 def _info(text: Mapping[str, Any], where: Path) -> SystemInfo:
+    text = {"recipe": "cola", **text}  # older systems had no other
     names = [field.name for field in fields(SystemInfo)]
     for name in names:
         if name not in text:
