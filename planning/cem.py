@@ -1,20 +1,22 @@
-"""Cross-entropy method: refit the Gaussian to the cheapest candidates. Defaults are VP2's (200 samples, 3 iterations,
-5 % elites).
+"""Cross-entropy method: refit the distribution to the cheapest candidates. Defaults are VP2's (200 samples, 3
+iterations, 5 % elites).
+
+Over a ``codes.Categorical`` this is the categorical CEM: the elites' frequencies, smoothed, are the next probabilities.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
-from colaworld.planning.distributions import Gaussian
-from colaworld.planning.search import check_budget
+from colaworld.planning.budget import SearchBudget
+from colaworld.planning.protocols import Refittable
 
 
 @dataclass(frozen=True, kw_only=True)
-class CEM:
-    """Config and rule. ``keep`` is how much of the old mean and variance stays (VP2's alpha, 0); ``min_std`` keeps
-    the search alive.
+class CEM(SearchBudget):
+    """Config and rule. ``keep`` is how much of the old distribution stays (VP2's alpha, 0); ``min_std`` keeps the
+    search alive.
 
     Raises ValueError for an empty budget or shares outside their range.
     """
@@ -27,7 +29,7 @@ class CEM:
     returns: Literal["best", "mean"] = "best"
 
     def __post_init__(self) -> None:
-        check_budget(self.samples, self.iterations)
+        super().__post_init__()
         if not 0 < self.elite_fraction <= 1:
             raise ValueError(f"elite_fraction must lie in (0, 1], got {self.elite_fraction}")
         if not 0 <= self.keep < 1:
@@ -42,15 +44,10 @@ class CEM:
         """
         return min(self.samples, max(2, round(self.elite_fraction * self.samples)))
 
-    def update(self, distribution: Gaussian, actions: Tensor, costs: Tensor) -> Gaussian:
-        """Mean and standard deviation of the elites of ``actions (S, H, A)``; rejected (infinite) candidates are
-        never elites.
-        """
+    def update(self, distribution: Refittable, actions: Tensor, costs: Tensor) -> Refittable:
+        """Fitted to the elites of ``actions (S, H, A)``; rejected (infinite) candidates are never elites."""
         elites = actions[elite_indices(costs, self.elites)]
-        mean = self.keep * distribution.mean + (1 - self.keep) * elites.mean(dim=0)
-        variance = self.keep * distribution.std**2 + (1 - self.keep) * elites.var(dim=0, unbiased=False)
-        floor = distribution.std.clamp(max=self.min_std)  # a dimension that was fixed (std 0) stays fixed
-        return replace(distribution, mean=mean, std=variance.sqrt().maximum(floor))
+        return distribution.refitted(elites, keep=self.keep, min_std=self.min_std)
 
 
 def elite_indices(costs: Tensor, count: int) -> Tensor:

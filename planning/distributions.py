@@ -1,9 +1,10 @@
-"""Gaussian over action sequences ``(H, A)``, clamped to per-dimension bounds, with VP2's temporally correlated noise.
+"""Gaussian over action sequences ``(H, A)``, clamped to per-dimension bounds, with noise that is correlated in time.
 
-Noise as in VP2's ``CorrelatedNoiseSampler``: ``n_0 = std_0 u_0`` and ``n_t = beta n_{t-1} + (1 - beta) std_t u_t``,
-with ``u`` standard normal. With beta > 0 its standard deviation shrinks along the horizon (to ``sqrt((1 - beta) / (1
-+ beta))`` of ``std``), as it does there. Distributions over anything else (a categorical over codes) fit the same
-door, ``protocols.Distribution``.
+Noise is VP2's (``CorrelatedNoiseSampler``): ``n_0 = std_0 u_0`` and ``n_t = beta n_{t-1} + (1 - beta) std_t u_t``, with
+``u`` standard normal. With beta > 0 its standard deviation shrinks along the horizon (to ``sqrt((1 - beta) / (1 +
+beta))`` of ``std``), as it does there. Or it is iCEM's: ``std_t`` times coloured noise of power ``1 / f ** exponent``.
+
+Of other things than real numbers there are ``signs`` (dimensions of which only the sign counts) and ``codes``.
 """
 
 import math
@@ -11,8 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
-from einops import repeat
+from einops import einsum, repeat
 from torch import Tensor
+
+from colaworld.planning.coloured_noise import coloured, correlate
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -20,7 +23,7 @@ class Gaussian:
     """Independent normals around ``mean (H, A)`` with ``std (H, A)``, clamped to ``low (A,)`` and ``high (A,)``.
 
     A dimension with ``std`` 0 is held fixed. Device and dtype are the tensors'. Raises ValueError for shapes that
-    disagree, reversed bounds, a negative ``std`` or a ``beta`` outside [0, 1).
+    disagree, reversed bounds, a negative ``std``, a ``beta`` outside [0, 1), a negative ``exponent`` or both at once.
     """
 
     mean: Tensor
@@ -28,6 +31,7 @@ class Gaussian:
     low: Tensor
     high: Tensor
     beta: float = 0.0
+    exponent: float = 0.0
 
     def __post_init__(self) -> None:
         if self.mean.ndim != 2 or self.std.shape != self.mean.shape:
@@ -43,11 +47,20 @@ class Gaussian:
             raise ValueError(f"std must be 0 or more everywhere, got {self.std.min().item()}")
         if not 0 <= self.beta < 1:
             raise ValueError(f"beta (noise correlation) must lie in [0, 1), got {self.beta}")
+        if not 0 <= self.exponent < math.inf:
+            raise ValueError(f"exponent (of coloured noise) must be 0 or more, got {self.exponent}")
+        if self.beta and self.exponent:
+            raise ValueError(f"noise has beta or exponent, not both, got {self.beta} and {self.exponent}")
 
     @property
     def horizon(self) -> int:
         """H."""
         return self.mean.shape[0]
+
+    @property
+    def free(self) -> Tensor:
+        """bool ``(H, A)``: what is not held fixed."""
+        return self.std > 0
 
     def clamp(self, actions: Tensor) -> Tensor:
         """``(..., A)`` moved inside the bounds."""
@@ -55,6 +68,9 @@ class Gaussian:
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """``(count, H, A)`` inside the bounds; ``generator`` lives on the device of ``mean``."""
+        if self.exponent:
+            noise = coloured(count, *self.mean.shape, self.exponent, self.mean, generator) * self.std
+            return self.clamp(self.mean + noise)
         shape = (count, *self.mean.shape)
         noise = torch.randn(shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype) * self.std
         return self.clamp(self.mean + correlate(noise, self.beta))
@@ -71,15 +87,16 @@ class Gaussian:
         """The same ``std`` around ``actions (H, A)``."""
         return replace(self, mean=actions.to(self.mean))
 
+    def refitted(self, elites: Tensor, *, keep: float, min_std: float) -> Self:
+        """Mean and variance of ``elites (E, H, A)``, ``keep`` of the old ones left, ``std`` at least ``min_std``."""
+        mean = keep * self.mean + (1 - keep) * elites.mean(dim=0)
+        variance = keep * self.std**2 + (1 - keep) * elites.var(dim=0, unbiased=False)
+        floor = self.std.clamp(max=min_std)  # a dimension that was fixed (std 0) stays fixed
+        return replace(self, mean=mean, std=variance.sqrt().maximum(floor))
 
-def correlate(noise: Tensor, beta: float) -> Tensor:
-    """VP2's filter along time: ``n_t = beta n_{t-1} + (1 - beta) noise_t``; ``noise (S, H, A)``, same shape out."""
-    if beta == 0:
-        return noise
-    filtered = [noise[:, 0]]
-    for step in range(1, noise.shape[1]):
-        filtered.append(beta * filtered[-1] + (1 - beta) * noise[:, step])
-    return torch.stack(filtered, dim=1)
+    def moved(self, actions: Tensor, weights: Tensor) -> Self:
+        """The same ``std`` around the weighted mean of ``actions (S, H, A)``."""
+        return replace(self, mean=einsum(weights.to(actions), actions, "s, s h a -> h a"))
 
 
 def check_bounds(low: list[float], high: list[float]) -> None:
@@ -101,12 +118,18 @@ class ActionPrior:
     low: tuple[float, ...]
     high: tuple[float, ...]
     beta: float = 0.0
+    exponent: float = 0.0
 
     def __post_init__(self) -> None:
         lengths = {name: len(getattr(self, name)) for name in ("mean", "std", "low", "high")}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"mean, std, low and high of an action prior must have one length, got {lengths}")
         self.gaussian(1)
+
+    @property
+    def width(self) -> int:
+        """A."""
+        return len(self.mean)
 
     def gaussian(self, horizon: int) -> Gaussian:
         """``Gaussian`` over ``(horizon, A)``, float32 on the CPU."""
@@ -118,4 +141,13 @@ class ActionPrior:
             low=torch.tensor(self.low, dtype=torch.float32),
             high=torch.tensor(self.high, dtype=torch.float32),
             beta=self.beta,
+            exponent=self.exponent,
         )
+
+    def distribution(self, horizon: int) -> Gaussian:
+        """The first distribution of a search: ``gaussian``."""
+        return self.gaussian(horizon)
+
+    def rest(self) -> Tensor:
+        """The zero action ``(A,)``, as near as the bounds allow."""
+        return self.gaussian(1).clamp(torch.zeros(self.width))

@@ -9,18 +9,31 @@ from colaworld.planning.protocols import CostFn, Objective, World
 
 
 def imagined_cost(
-    world: World, objective: Objective, state: Any, target: Any, generator: torch.Generator | None = None
+    world: World,
+    objective: Objective,
+    state: Any,
+    target: Any,
+    generator: torch.Generator | None = None,
+    *,
+    common_noise: bool = True,
 ) -> CostFn:
     """The cost of imagining ``actions (S, H, A)`` from ``state`` (``world.start``) towards ``target``
     (``objective.target``).
 
-    ``generator`` feeds a world that samples; a deterministic one ignores it. The returned function raises ValueError
-    for a horizon beyond ``world.max_horizon`` or actions of another width.
+    ``generator`` feeds a world that samples; a deterministic one ignores it. With ``common_noise`` every call draws the
+    same: candidates of one plan then differ by their actions alone, in whichever chunk or iteration they come, and
+    costs compare. For that each call draws from a copy, and ``generator`` stays as it is: what is imagined with it next
+    is what the search saw, and moves it on, so that the next plan has its own noise. Without, each call goes on where
+    the one before ended.
+
+    Gradients pass from costs to actions if the world and the objective let them. The returned function raises
+    ValueError for a horizon beyond ``world.max_horizon`` or actions of another width.
     """
 
     def cost(actions: Tensor) -> Tensor:
         check_actions(world, actions)
-        return objective(world, world.imagine(state, actions, generator), target)
+        source = generator.clone_state() if common_noise and generator is not None else generator
+        return objective(world, world.imagine(state, actions, source), target)
 
     return cost
 

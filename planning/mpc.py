@@ -1,18 +1,21 @@
 """Receding-horizon control: a planner and a world become ``act(frame) -> action``.
 
 As VP2: the first actions of an episode are zero until the world has its context frames; then each step plans H
-actions, executes the first, and the rest, shifted and padded with its last action, is the middle of the next search.
+actions, executes the first, and the rest, shifted and padded with its last action, is the middle of the next search;
+so are the elites that a planner keeps (iCEM) among its candidates.
 """
 
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from colaworld.planning.distributions import ActionPrior
+from colaworld.planning.budget import Clock, check_seconds
+from colaworld.planning.costing import NoGradientError
 from colaworld.planning.imagined_cost import imagined_cost
-from colaworld.planning.protocols import Objective, Planner, World
+from colaworld.planning.protocols import Distribution, Objective, Planner, Prior, Propose, ToAction, World
 from colaworld.planning.search import Plan, search
 
 
@@ -21,7 +24,10 @@ class MPCConfig:
     """``replan_every`` executed actions per plan; ``episode_steps`` lets the horizon shrink to what is left (None: it
     never does).
 
-    Raises ValueError for counts below 1 or a ``replan_every`` beyond the horizon.
+    ``budget_seconds`` per plan, from its first look at the frames to its last iteration, instead of the planner's
+    iterations (``budget.rounds``): episodes are then no longer decided by their seed alone. ``finalists`` are imagined
+    again where there is a ``final_world``. Raises ValueError for counts below 1, a ``replan_every`` beyond the horizon
+    or a budget that is not positive.
     """
 
     horizon: int = 10
@@ -29,9 +35,12 @@ class MPCConfig:
     max_batch: int | None = None
     warm_start: bool = True
     episode_steps: int | None = None
+    budget_seconds: float | None = None
+    finalists: int = 8
 
     def __post_init__(self) -> None:
-        for name in ("horizon", "replan_every", "max_batch", "episode_steps"):
+        check_seconds(self.budget_seconds)
+        for name in ("horizon", "replan_every", "max_batch", "episode_steps", "finalists"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more, got {value}")
@@ -42,8 +51,14 @@ class MPCConfig:
 class MPC:
     """Plans towards a goal frame, one frame at a time.
 
-    ``prior`` is the first search's distribution of every action (and its bounds). Raises ValueError when the horizon
-    is beyond the world's or the prior's width is not the world's ``action_dim``.
+    ``prior`` is the first search's distribution of every action (and its bounds). ``propose`` has candidates for the
+    first iteration of each search: longer ones are cut to the horizon, shorter ones go on with their last action.
+    ``to_action`` turns what was planned into what the environment is given, where those are not the same (codes);
+    ``rest_action (A',)`` is then the first action of an episode. ``final_world``, the same world sampled more finely
+    (it takes ``world``'s states), decides between each search's finalists.
+
+    Raises ValueError when the horizon is beyond the world's, the prior's width is not the world's ``action_dim`` or
+    only one of ``to_action`` and ``rest_action`` is there.
     """
 
     def __init__(
@@ -52,15 +67,24 @@ class MPC:
         planner: Planner,
         objective: Objective,
         *,
-        prior: ActionPrior,
+        prior: Prior,
         config: MPCConfig = MPCConfig(),
+        propose: Propose | None = None,
+        to_action: ToAction | None = None,
+        rest_action: Tensor | None = None,
+        final_world: World | None = None,
+        clock: Clock = time.perf_counter,
     ) -> None:
         if config.horizon > world.max_horizon:
             raise ValueError(f"a horizon of {config.horizon} steps is beyond the world's {world.max_horizon}")
-        if len(prior.mean) != world.action_dim:
-            raise ValueError(f"the action prior has {len(prior.mean)} dimensions, the world {world.action_dim}")
+        if prior.width != world.action_dim:
+            raise ValueError(f"the action prior has {prior.width} dimensions, the world {world.action_dim}")
+        if (to_action is None) != (rest_action is None):
+            raise ValueError("to_action and rest_action (what is executed before there is a plan) come together")
         self.world, self.planner, self.objective = world, planner, objective
         self.prior, self.config = prior, config
+        self.propose, self.to_action, self.rest_action = propose, to_action, rest_action
+        self.final_world, self.clock = final_world, clock
         self.last_plan: Plan | None = None
         self._goal: Tensor | None = None
 
@@ -84,16 +108,19 @@ class MPC:
 
     @torch.no_grad()
     def act(self, frame: Tensor) -> Tensor:
-        """The action ``(A,)`` to take on seeing ``frame`` uint8 ``(3, height, width)``; raises ValueError before
-        ``reset``.
+        """The action ``(A,)`` to take on seeing ``frame`` uint8 ``(3, height, width)``, through ``to_action``.
+
+        Raises ValueError before ``reset`` and for another frame than the goal's; FloatingPointError when no imagined
+        future has a finite cost; NoGradientError when a planner by gradient gets none.
         """
         if self._goal is None:
             raise ValueError("reset(goal, seed) comes before act(frame)")
         if frame.dtype != torch.uint8 or frame.shape != self._goal.shape:
             raise ValueError(f"a frame must be uint8 {tuple(self._goal.shape)}, got {frame.dtype} {tuple(frame.shape)}")
         self._frames = [*self._frames, frame][-self.world.context_frames :]
-        if len(self._frames) < self.world.context_frames:
-            action = self._rest()
+        resting = len(self._frames) < self.world.context_frames
+        if resting:
+            action = self.prior.rest()
         else:
             if not self._queue:
                 self.last_plan = self._plan()
@@ -101,22 +128,56 @@ class MPC:
             action = self._queue.pop(0)
         self._actions = [*self._actions, action][-max(1, self.world.context_frames - 1) :]
         self._steps += 1
-        return action
+        if self.to_action is None:
+            return action
+        return self.rest_action.clone() if resting else self.to_action(action, torch.stack(self._frames))
 
     def _plan(self) -> Plan:
         """Search from the frames and actions seen last."""
-        begun = time.perf_counter()
+        begun = self.clock()
         count = len(self._frames) - 1
-        actions = torch.stack(self._actions[-count:]) if count else torch.zeros(0, self.world.action_dim)
-        state = self.world.start(torch.stack(self._frames), actions)
-        cost = imagined_cost(self.world, self.objective, state, self._target, self._imagining)
-        distribution = self.prior.gaussian(self._horizon())
+        frames = torch.stack(self._frames)
+        actions = torch.stack(self._actions[-count:]) if count else self.prior.rest()[None][:0]
+        state = self.world.start(frames, actions)
+        distribution = self.prior.distribution(self._horizon())
+        candidates = []
         if self.config.warm_start and self.last_plan is not None:
             shifted = shift(self.last_plan.actions, self.config.replan_every)
             distribution = distribution.recentred(shifted[: distribution.horizon])
-        plan = search(cost, distribution, self.planner, generator=self._sampling, max_batch=self.config.max_batch)
-        imagined = self.world.imagine(state, plan.actions[None], self._imagining)[0]
-        return replace(plan, imagined=imagined, seconds=time.perf_counter() - begun)
+            candidates.append(shift(self.last_plan.kept, self.config.replan_every))
+        if self.propose is not None:
+            candidates.append(self.propose(frames, self._goal, distribution.horizon))
+        plan = self._search(state, distribution, candidates, begun)
+        world = self.final_world or self.world
+        imagined = world.imagine(state, plan.actions[None], self._imagining)[0]
+        return replace(plan, imagined=imagined, seconds=self.clock() - begun)
+
+    def _search(self, state: Any, distribution: Distribution, candidates: list[Tensor], begun: float) -> Plan:
+        """From ``state``, ``candidates (P, H', A)`` among the first."""
+        cost, final_cost = (
+            world and imagined_cost(world, self.objective, state, self._target, self._imagining)
+            for world in (self.world, self.final_world)
+        )
+        fitted = [fit(proposals, distribution.horizon) for proposals in candidates if len(proposals)]
+        left = None
+        if self.config.budget_seconds is not None:  # what is gone by now may leave a single iteration
+            left = max(self.config.budget_seconds - (self.clock() - begun), 1e-9)
+        try:
+            return search(
+                cost,
+                distribution,
+                self.planner,
+                generator=self._sampling,
+                max_batch=self.config.max_batch,
+                proposals=torch.cat(fitted) if fitted else None,
+                budget_seconds=left,
+                final_cost=final_cost,
+                finalists=self.config.finalists,
+                clock=self.clock,
+            )
+        except NoGradientError as error:
+            names = f"{type(self.world).__name__} and {type(self.objective).__name__}"
+            raise NoGradientError(f"planning with {names}: {error}") from error
 
     def _horizon(self) -> int:
         """The configured horizon, or the steps left when that is less and the horizon may shrink."""
@@ -128,14 +189,16 @@ class MPC:
         """The actions of ``plan`` that are executed before the next one."""
         return list(plan.actions[: self.config.replan_every])
 
-    def _rest(self) -> Tensor:
-        """The zero action, as near as the bounds allow."""
-        return self.prior.gaussian(1).clamp(torch.zeros(self.world.action_dim))
-
 
 def shift(actions: Tensor, steps: int) -> Tensor:
-    """``actions (H, A)`` moved ``steps`` earlier, the last action repeated at the end; same shape."""
-    steps = min(steps, len(actions) - 1)
-    if steps == 0:
-        return actions
-    return torch.cat([actions[steps:], actions[-1:].expand(steps, -1)])
+    """``actions (..., H, A)`` moved ``steps`` earlier, the last action repeated at the end; same shape."""
+    horizon = actions.shape[-2]
+    return fit(actions[..., min(steps, horizon - 1) :, :], horizon)
+
+
+def fit(actions: Tensor, horizon: int) -> Tensor:
+    """``actions (..., H', A)`` cut to ``horizon`` steps, or its last action repeated."""
+    missing = horizon - actions.shape[-2]
+    if missing <= 0:
+        return actions[..., :horizon, :]
+    return torch.cat([actions, *[actions[..., -1:, :]] * missing], dim=-2)

@@ -5,36 +5,32 @@ distribution). VP2's gamma fits its summed squared pixel error; ``normalise`` di
 deviation first, so that one gamma serves any objective.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from einops import einsum
 from torch import Tensor
 
-from colaworld.planning.distributions import Gaussian
-from colaworld.planning.search import check_budget
+from colaworld.planning.budget import SearchBudget
+from colaworld.planning.protocols import Refittable
 
 
 @dataclass(frozen=True, kw_only=True)
-class MPPI:
+class MPPI(SearchBudget):
     """Config and rule. Raises ValueError for an empty budget or a gamma that is not positive."""
 
-    samples: int = 200
-    iterations: int = 1
     gamma: float = 0.05
     normalise: bool = False
     returns: Literal["best", "mean"] = "mean"
 
     def __post_init__(self) -> None:
-        check_budget(self.samples, self.iterations)
+        super().__post_init__()
         if not self.gamma > 0:
             raise ValueError(f"gamma (inverse temperature) must be positive, got {self.gamma}")
 
-    def update(self, distribution: Gaussian, actions: Tensor, costs: Tensor) -> Gaussian:
-        """Weighted mean of ``actions (S, H, A)``; the spread stays, as in VP2."""
-        weights = path_weights(costs, self.gamma, self.normalise).to(actions)
-        return replace(distribution, mean=einsum(weights, actions, "s, s h a -> h a"))
+    def update(self, distribution: Refittable, actions: Tensor, costs: Tensor) -> Refittable:
+        """Moved to the weighted mean of ``actions (S, H, A)``; the spread stays, as in VP2."""
+        return distribution.moved(actions, path_weights(costs, self.gamma, self.normalise))
 
 
 def path_weights(costs: Tensor, gamma: float, normalise: bool = False) -> Tensor:

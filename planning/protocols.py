@@ -1,7 +1,8 @@
-"""The doors of the planning room: what a world, an objective, an action distribution and a planner must offer.
+"""The doors of the planning room: what a world, an objective, an action distribution, a prior and a planner must offer.
 
 Alphabet: S candidates (samples), T context frames, H horizon, A action width, N any batch. Frames are uint8 ``(T, 3,
-height, width)``; one action leads from one frame to the next (``actions[k]`` from frame k to frame k + 1).
+height, width)``; one action leads from one frame to the next (``actions[k]`` from frame k to frame k + 1). Actions are
+real (floating point) or codes (int64, one index a token); a planner does not mind which.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,16 @@ from torch import Tensor
 CostFn = Callable[[Tensor], Tensor]
 """``actions (S, H, A) -> costs (S,)``, lower is better: all that a planner ever sees of worlds, goals and
 objectives.
+"""
+
+Propose = Callable[[Tensor, Tensor, int], Tensor]
+"""``(frames uint8 (T, 3, height, width), goal uint8 (3, height, width), horizon) -> proposals (P, H, A)``: candidates
+from whoever has them (the nearest training segment, an inverse model), for the first iteration of a search.
+"""
+
+ToAction = Callable[[Tensor, Tensor], Tensor]
+"""``(planned (A,), frames uint8 (T, 3, height, width)) -> executed (A',)``: what the environment is given for an action
+that was planned in another space, codes above all (an adapter's inverse), on seeing the frames.
 """
 
 
@@ -63,6 +74,9 @@ class Distribution(Protocol):
     def horizon(self) -> int:
         """H."""
 
+    def clamp(self, actions: Tensor) -> Tensor:
+        """``(..., H, A)`` moved to where samples may lie; ValueError for what cannot be moved there."""
+
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """``(count, H, A)``, inside the bounds."""
 
@@ -76,21 +90,65 @@ class Distribution(Protocol):
         """The same distribution around ``actions (H, A)``."""
 
 
+class Refittable(Distribution, Protocol):
+    """What CEM, iCEM and MPPI ask of a distribution besides."""
+
+    def refitted(self, elites: Tensor, *, keep: float, min_std: float) -> Self:
+        """Fitted to ``elites (E, H, A)``, ``keep`` of the old one left; ``min_std`` is the least standard deviation of
+        what is real (what is discrete has a floor of its own).
+        """
+
+    def moved(self, actions: Tensor, weights: Tensor) -> Self:
+        """Its middle at the mean of ``actions (S, H, A)`` weighted by ``weights (S,)``, its spread as it was."""
+
+
+class Prior(Protocol):
+    """What is believed of a single action before planning."""
+
+    @property
+    def width(self) -> int:
+        """A."""
+
+    def distribution(self, horizon: int) -> Distribution:
+        """The first distribution of a search; ValueError for a horizon below 1."""
+
+    def rest(self) -> Tensor:
+        """Doing nothing ``(A,)``: the first actions of an episode, until a world has its context."""
+
+
 class Planner(Protocol):
-    """A search budget and a pure update rule; ``search.search`` is the loop around it."""
+    """A search budget and a pure update rule; ``search.search`` is the loop around it.
+
+    Whoever inherits ``budget.SearchBudget`` only has to write ``update`` and ``returns``.
+    """
 
     @property
     def samples(self) -> int:
-        """Candidates per iteration."""
+        """Candidates of the first iteration."""
 
     @property
     def iterations(self) -> int:
-        """How often candidates are drawn."""
+        """How often candidates are drawn, where no budget of seconds says."""
 
     @property
     def returns(self) -> Literal["best", "mean"]:
         """Whether the plan is the best candidate ever costed, or the middle of the last distribution (costed once
         more).
+        """
+
+    @property
+    def gradients(self) -> bool:
+        """Whether ``update`` finds the costs' gradient in ``actions.grad``."""
+
+    def population(self, iteration: int) -> int:
+        """Candidates of the iteration (counted from 0), those that were kept or proposed among them."""
+
+    def with_middle(self, iteration: int, last: bool) -> bool:
+        """Whether the distribution's middle is among the candidates of this iteration."""
+
+    def kept(self, actions: Tensor, costs: Tensor) -> Tensor:
+        """Those of ``actions (S, H, A)`` that are candidates again ``(K, H, A)``, in the next iteration and, shifted,
+        in the next plan.
         """
 
     def update(self, distribution: Any, actions: Tensor, costs: Tensor) -> Any:

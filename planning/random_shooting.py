@@ -7,19 +7,15 @@ from typing import Literal
 
 from torch import Tensor
 
+from colaworld.planning.budget import SearchBudget
 from colaworld.planning.protocols import Distribution
-from colaworld.planning.search import check_budget
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomShooting:
+class RandomShooting(SearchBudget):
     """Config and rule. Raises ValueError for an empty budget."""
 
     samples: int = 600
-    iterations: int = 1
-
-    def __post_init__(self) -> None:
-        check_budget(self.samples, self.iterations)
 
     @property
     def returns(self) -> Literal["best", "mean"]:
