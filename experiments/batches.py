@@ -6,6 +6,7 @@ Shapes: frames uint8 ``(B, T, 3, height, width)``, actions ``(B, T - 1, frame_sk
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import Sampler
 
 from colaworld.envs.demos import Clip, ClipDataset
+from colaworld.models.share import Chance, draw
 
 
 @dataclass
@@ -36,10 +38,23 @@ def derived_seed(*parts: object) -> int:
 
 
 class StepBatches(Sampler[list[int]]):
-    """The clip numbers of every step from ``start`` to ``stop``; step k's are drawn from (seed, stage, k)."""
+    """The clip numbers of every step from ``start`` to ``stop``; step k's are drawn from (seed, stage, k).
 
-    def __init__(self, clips: int, batch_size: int, *, seed: int, stage: str, start: int, stop: int) -> None:
-        self.clips, self.batch_size, self.seed, self.stage = clips, batch_size, seed, stage
+    ``half_of``: clip numbers that half of every batch is drawn from (rounded up).
+    """
+
+    def __init__(
+        self,
+        clips: int,
+        batch_size: int,
+        *,
+        seed: int,
+        stage: str,
+        start: int,
+        stop: int,
+        half_of: Sequence[int] | None = None,
+    ) -> None:
+        self.clips, self.batch_size, self.seed, self.stage, self.half_of = clips, batch_size, seed, stage, half_of
         self.start, self.stop = start, stop
 
     def __len__(self) -> int:
@@ -48,7 +63,11 @@ class StepBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         for step in range(self.start, self.stop):
             draw = np.random.default_rng(derived_seed(self.seed, self.stage, "clips", step))
-            yield draw.integers(self.clips, size=self.batch_size).tolist()
+            chosen = draw.integers(self.clips, size=self.batch_size).tolist()
+            if self.half_of is not None:
+                count = (self.batch_size + 1) // 2
+                chosen[:count] = [self.half_of[index] for index in draw.integers(len(self.half_of), size=count)]
+            yield chosen
 
 
 def collate(clips: Sequence[Clip]) -> Batch:
@@ -67,13 +86,13 @@ def fixed_batch(dataset: ClipDataset, count: int, seed: int) -> Batch:
     return collate([dataset[int(index)] for index in chosen])
 
 
-def random_shift(frames: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
+def random_shift(frames: Tensor, pixels: int, generator: Chance) -> Tensor:
     """Pad by ``pixels`` (edges repeated) and crop: one offset for each clip, the same for all its frames."""
     if pixels == 0:
         return frames
     batch, _, _, height, width = frames.shape
     flat = F.pad(frames.flatten(0, 1).float(), (pixels,) * 4, mode="replicate").to(frames.dtype)
     padded = flat.unflatten(0, frames.shape[:2])
-    offsets = torch.randint(2 * pixels + 1, (batch, 2), generator=generator, device=generator.device).tolist()
+    offsets = draw(partial(torch.randint, 2 * pixels + 1), (batch, 2), generator, generator.device).tolist()
     crops = [clip[..., y : y + height, x : x + width] for clip, (y, x) in zip(padded, offsets, strict=True)]
     return torch.stack(crops)

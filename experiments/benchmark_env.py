@@ -1,4 +1,4 @@
-"""How fast the environment is: ``python experiments/benchmark_env.py``.
+"""How fast the environment is: ``python experiments/benchmark_env.py``; and with ``--resets 200``, whether it leaks.
 
 Steps ``colaworld``'s LIBERO environment and LIBERO's own ``OffScreenRenderEnv`` through the same control steps in the
 same process, taking turns so that a busy machine slows both, and prints environment steps (of ``frame_skip`` control
@@ -16,6 +16,7 @@ import numpy as np
 from colaworld.envs.libero import LiberoEnv
 from colaworld.envs.quiet import libero
 from colaworld.experiments.cli import main
+from colaworld.experiments.memory_growth import Growth, memory_growth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +43,11 @@ def benchmark(
     size: int = 64,
     steps: int = 10,
     render_profile: str | None = None,
+    resets: int = 0,
+    environments: int = 5,
     json_file: Path | None = None,
 ) -> None:
-    """Print the speed of both environments.
+    """Print the speed of both environments, or with ``--resets`` how the memory of ours grows.
 
     Args:
         suite: one of LIBERO's five suites.
@@ -52,8 +55,15 @@ def benchmark(
         size: height and width of the pictures, pixels.
         steps: environment steps that each environment takes.
         render_profile: "lite" or "full"; by default what the environment chooses for the size.
+        resets: measure resident memory over so many resets (at least 4) instead of speed.
+        environments: environments made and closed after these resets.
         json_file: write the figures here too.
     """
+    if resets:
+        growth = memory_growth(suite, task_id, size, resets, environments)
+        print_growth(growth)
+        write(json_file, growth)
+        return
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     speed = measure(suite, task_id, size, steps, render_profile)
@@ -62,8 +72,25 @@ def benchmark(
     print(f"  plain OffScreenRenderEnv:  {speed.plain_steps_per_second:6.2f} environment steps/s")
     print(f"  ratio {speed.ratio:.1f}; restoring a state with its picture: {speed.restores_per_second:.1f}/s")
     print(f"  largest difference of positions after {steps} steps: {speed.largest_difference:.1e}")
+    write(json_file, speed)
+
+
+def print_growth(growth: Growth) -> None:
+    """Resident memory at a few of the resets, and after each environment."""
+    marks = np.unique(np.linspace(0, growth.resets - 1, 5).astype(int))
+    told = ", ".join(f"{growth.after_resets[mark]:.1f} after {mark + 1}" for mark in marks)
+    print(f"{growth.resets} resets of one environment, MiB resident: {told}")
+    print(f"  {growth.slope:+.2f} MiB for 100 resets (second half)")
+    if growth.after_environments:
+        print(f"environments made and closed, MiB resident: {', '.join(map(str, growth.after_environments))}")
+    if growth.each_environment is not None:
+        print(f"  {growth.each_environment:+.2f} MiB for one more environment (after the first)")
+
+
+def write(json_file: Path | None, figures: Growth | Speed) -> None:
+    """Write ``figures`` as JSON, if there is a place for them."""
     if json_file is not None:
-        json_file.write_text(json.dumps(asdict(speed), indent=1) + "\n")
+        json_file.write_text(json.dumps(asdict(figures), indent=1) + "\n")
 
 
 def measure(suite: str, task_id: int, size: int, steps: int, render_profile: str | None) -> Speed:

@@ -1,203 +1,188 @@
-"""Record play and scripted pushes in one LIBERO scene::
+"""Record play, scripted pushes and experts in LIBERO scenes: a whole plan, or one scene by flags::
 
+    python experiments/collect.py --plan play-v1 --out data/play-v1 --workers 2
+    python experiments/collect.py --plan play-v1 --out data/play-v1 --ray auto       # on a Ray cluster
+    python experiments/collect.py --verify data/play-v1
     python experiments/collect.py --suite libero_goal --task-id 0 --episodes 300 --steps 30 --out data/goal.hdf5
 
-Episode i is a function of ``seed + i`` alone: neither the number of workers nor a restart changes a byte of it.
-Finished episodes wait in ``<out>.parts``; when all are there they become ``<out>``, which appears complete or not at
-all. Killed, run the same command again; with more ``--episodes`` an existing file grows. Training data uses seeds below
-1,000,000; goal manifests lie above.
+An episode is a function of its seed and job alone: neither the number of workers, nor Ray, nor a restart changes a byte
+of it. Killed, run the same command again and it goes on; with more ``--episodes`` an existing single file grows.
+
+On a cluster each node has colaworld installed and needs no shared disk: episodes come back as bytes, and this process
+writes them.
 """
 
-import functools
-import hashlib
+import inspect
 import json
-import multiprocessing
-import os
 import shutil
-from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-from tqdm import tqdm
-
-from colaworld.envs.experts import OPEN, Reach, Skill
-from colaworld.envs.libero import LiberoEnv
-from colaworld.envs.play import Play, draw_push
-from colaworld.envs.recording import (
-    Trajectory,
-    demo_names,
-    header_of,
-    merge_recordings,
-    open_recording,
-    record,
-    write_recording,
-)
+from colaworld.envs.recording import open_recording
 from colaworld.envs.render import choose_profile
 from colaworld.experiments.cli import main
+from colaworld.experiments.collect_episode import sound
+from colaworld.experiments.collect_files import record_files, target
+from colaworld.experiments.collect_plan import PLANS, Entry, Job, Plan, check_scenes, load_plan
+from colaworld.experiments.collect_sums import (
+    BRIGHTNESS_TOLERANCE,
+    GRIPPER_TOLERANCE,
+    OBJECT_TOLERANCE,
+    SUMS,
+    compare,
+    content_hash,
+    folder_sums,
+    read_sums,
+    sums_text,
+)
+from colaworld.experiments.episode_log import write_text
 
-PLAN = "collected_as"
-TRAINING_SEEDS = 1_000_000
-MIXED_SHARES = {"play": 0.65, "push": 0.27, "random": 0.08}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What one episode depends on beside its seed."""
-
-    suite: str
-    task_id: int
-    steps: int
-    kind: str
-    height: int
-    width: int
-    render_profile: str
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
-
-    def text(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
-
-    def part(self, out: Path, seed: int) -> Path:
-        """Where the finished episode of ``seed`` waits; a folder of its own for each plan."""
-        digest = hashlib.sha256(self.text().encode()).hexdigest()[:12]
-        return out.with_name(f"{out.name}.parts") / digest / f"{seed}.hdf5"
+PLAN_FILE = "plan.json"
+BY_PLAN = ("suite", "task_id", "episodes", "steps", "kind", "seed", "height", "width", "render_profile")
 
 
 def collect(
-    out: Path,
+    out: Path | None = None,
+    plan: str | None = None,
     suite: str = "libero_goal",
     task_id: int = 0,
     episodes: int = 300,
     steps: int = 30,
-    kind: Literal["mixed", "play", "push", "random"] = "mixed",
-    workers: int = 2,
+    kind: Literal["mixed", "play", "push", "random", "expert"] = "mixed",
+    workers: int | None = None,
     seed: int = 0,
     height: int = 64,
     width: int = 64,
     render_profile: str | None = None,
+    ray: str | None = None,
+    verify: Path | None = None,
+    sums: Path | None = None,
 ) -> None:
-    """Record ``episodes`` trajectories of ``steps`` environment steps into the HDF5 file ``out``.
+    """Record trajectories into ``out``, or compare what is recorded with its list of checksums.
 
     Args:
-        out: the file to write.
+        out: the HDF5 file to write; with a plan the folder, which gets one file for each scene and ``SHA256SUMS``.
+        plan: name of a shipped plan, or the path of a ``.json``; it decides all from suite to render_profile.
         suite: libero_spatial, libero_object, libero_goal, libero_10 or libero_90.
         task_id: which task of the suite gives the scene.
         episodes: how many trajectories.
         steps: environment steps (0.25 s each) in a trajectory; it has one picture more.
-        kind: play, push (scripted pushes), random (held Gaussian actions) or mixed (65, 27 and 8 %).
-        workers: parallel processes, one simulator each.
+        kind: play, push (scripted pushes), random (held Gaussian actions), mixed (65, 27 and 8 %) or expert.
+        workers: recording processes, one simulator each; left out, 2, or all CPUs of the Ray cluster.
         seed: the first episode's seed; training data stays below 1,000,000.
         height: picture height in pixels.
         width: picture width in pixels.
         render_profile: how pictures are drawn; left out, "lite" up to 128 pixels and "full" above.
+        ray: record on a Ray cluster: auto, host:port, ray://host:port, or local for one on this machine.
+        verify: compare the recordings in this folder with their plan's list, and record nothing.
+        sums: the list to compare with, in place of the plan's.
     """
-    if episodes < 1 or workers < 1:
-        raise ValueError(f"episodes and workers must be at least 1, got {episodes} and {workers}")
-    if seed < 0 or seed + episodes > TRAINING_SEEDS:
-        raise ValueError(f"seeds {seed} to {seed + episodes - 1} do not lie in 0 to {TRAINING_SEEDS - 1}")
-    plan = Plan(
-        suite=suite,
-        task_id=task_id,
-        steps=steps,
-        kind=kind,
-        height=height,
-        width=width,
-        render_profile=choose_profile(render_profile, height, width).name,
-    )
-    done = _already_recorded(out, plan, seed)
-    if done >= episodes:
-        print(f"{out} already holds {done} episodes")
+    arguments = dict(locals())
+    if verify is not None:
+        if out is not None or plan is not None:
+            raise ValueError("--verify records nothing: leave out --out and --plan")
+        verify_folder(verify, sums)
         return
-    parts = {number: plan.part(out, number) for number in range(seed + done, seed + episodes)}
-    _record_missing(plan, parts, workers)
-    sources = [out, *parts.values()] if done else list(parts.values())
-    merge_recordings(sources, out, attributes={PLAN: plan.text()})
-    finished = plan.part(out, seed).parent
-    shutil.rmtree(finished)
-    if not any(finished.parent.iterdir()):
-        finished.parent.rmdir()
+    if sums is not None:
+        raise ValueError("--sums goes with --verify alone")
+    if out is None:
+        raise ValueError("--out is missing: where to record to")
+    if plan is not None:
+        for name in BY_PLAN:
+            if arguments[name] != inspect.signature(collect).parameters[name].default:
+                raise ValueError(f"--plan decides the {name}: leave out --{name.replace('_', '-')}")
+        record_plan(load_plan(plan), out, workers, ray)
+        return
+    profile = choose_profile(render_profile, height, width).name
+    job = Job(
+        suite=suite, task_id=task_id, steps=steps, kind=kind, height=height, width=width, render_profile=profile
+    )
+    wanted = target(out, Entry(job=job, episodes=episodes, first_seed=seed).tasks(), job.text())
+    check_scenes([job])
+    if wanted.have == episodes:
+        print(f"{out} already holds {episodes} episodes")
+        return
+    record_files([wanted], workers, ray)
     print(f"{out}: {episodes} episodes of {steps} steps, {out.stat().st_size / 2**20:.1f} MiB")
 
 
-def _already_recorded(out: Path, plan: Plan, seed: int) -> int:
-    """How many episodes of this plan ``out`` holds, from ``seed`` on; ValueError when it holds anything else."""
-    if not out.exists():
-        return 0
-    with open_recording(out) as file:
-        found = str(file["data"].attrs.get(PLAN, "no plan"))
-        seeds = [int(file["data"][name].attrs["seed"]) for name in demo_names(file["data"])]
-    if found != plan.text():
-        raise ValueError(f"{out} was recorded as {found}, not as {plan.text()}; choose another --out")
-    if seeds != list(range(seed, seed + len(seeds))):
-        raise ValueError(f"{out} begins at seed {seeds[0]}, not at --seed {seed}; choose another --out")
-    return len(seeds)
+def record_plan(plan: Plan, out: Path, workers: int | None = None, ray_address: str | None = None) -> None:
+    """Record all of ``plan`` that is not in the folder ``out`` yet, then write the list of checksums."""
+    described = out / PLAN_FILE
+    if described.exists() and described.read_text() != plan.text():
+        raise ValueError(f"{out} was recorded with another plan than {plan.name} is now; choose another --out")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; a plan is recorded into a folder")
+    targets = [target(out / f"{scene}.hdf5", tasks, plan.text(scene)) for scene, tasks in plan.scenes().items()]
+    check_scenes(entry.job for entry in plan.entries)
+    write_text(described, plan.text())
+    try:
+        record_files(targets, workers, ray_address)
+    except BaseException:
+        if [path.name for path in out.iterdir()] == [PLAN_FILE]:  # nothing was recorded, so nothing stays
+            shutil.rmtree(out)
+        raise
+    sums = folder_sums(out)
+    write_text(out / SUMS, sums_text(sums))
+    size = sum(each.path.stat().st_size for each in targets) / 2**20
+    steps = sum(job.steps for tasks in plan.scenes().values() for job, _ in tasks)
+    print(f"{out}: {len(sums)} episodes, {steps:,} model steps, {len(targets)} scenes, {size:.1f} MiB")
+    print(f"content {content_hash(sums)}")
+    print(expert_account([each.path for each in targets]))
 
 
-def _record_missing(plan: Plan, parts: dict[int, Path], workers: int) -> None:
-    """Record every part that is not there yet; a worker's error stops the run and leaves the finished parts."""
-    missing = {seed: path for seed, path in parts.items() if not path.exists()}
-    label, before = f"{plan.suite} {plan.task_id}", len(parts) - len(missing)
-    with tqdm(total=len(parts), initial=before, unit="episode", desc=label) as progress:
-        if workers == 1:
-            for seed, path in missing.items():
-                _record_part(plan, seed, path)
-                progress.update()
-            return
-        for name in ("OMP_NUM_THREADS", "LP_NUM_THREADS"):  # a worker is one thread: software GL would start its own
-            os.environ.setdefault(name, "1")
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            futures = [pool.submit(_record_part, plan, seed, path) for seed, path in missing.items()]
-            try:
-                for future in as_completed(futures):
-                    future.result()
-                    progress.update()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+def expert_account(paths: Iterable[Path]) -> str:
+    """One sentence: how many goals the experts of these recordings reached, and how many episodes were dropped."""
+    goals, episodes, dropped, poor = [], 0, 0, 0
+    for path in paths:
+        with open_recording(path) as file:
+            for demo in file["data"].values():
+                if demo.attrs["kind"] == "expert":
+                    episodes += 1
+                    dropped += int(demo.attrs["dropped"])
+                    mine = json.loads(demo.attrs["goals"])
+                    poor += not sound(mine)
+                    goals += mine
+    reached = sum(success for _, success in goals)
+    return (
+        f"experts: {reached} of {len(goals)} goals reached in {episodes} episodes, "
+        f"{dropped} episodes with more misses than hits dropped, {poor} kept because no try was better"
+    )
 
 
-def _record_part(plan: Plan, seed: int, path: Path) -> None:
-    env = _environment(plan)
-    write_recording(path, header_of(env), [record_episode(env, seed=seed, steps=plan.steps, kind=plan.kind)])
+def verify_folder(folder: Path, sums: Path | None = None) -> None:
+    """Print how the recordings in ``folder`` agree with the list ``sums`` (None: the one that ships for their plan).
+
+    ValueError when an episode is off, missing or too many.
+    """
+    if sums is None:
+        described = folder / PLAN_FILE
+        if not described.is_file():
+            raise FileNotFoundError(f"{described} is missing, so which list to compare with is --sums to say")
+        sums = PLANS / f"{_plan_name(described)}.sums"
+    listed, found = read_sums(sums), folder_sums(folder)
+    result = compare(listed, found)
+    print(
+        f"{folder} against {sums.name}: {len(result.exact)} exact, {len(result.within_tolerance)} within tolerance, "
+        f"{len(result.off)} off, {len(result.missing)} missing, {len(result.extra)} not in the list"
+    )
+    print(
+        f"tolerance: at the end gripper {GRIPPER_TOLERANCE * 100:g} cm, objects {OBJECT_TOLERANCE * 100:g} cm; "
+        f"mean of all pixels {BRIGHTNESS_TOLERANCE:g} of 255"
+    )
+    print(f"content {content_hash(found)}, listed {content_hash(listed)}")
+    for word, names in (("off", result.off), ("missing", result.missing), ("not in the list", result.extra)):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise ValueError(f"{folder} differs from {sums}: {word}: {', '.join(names[:3])}{more}")
 
 
-@functools.cache
-def _environment(plan: Plan) -> LiberoEnv:
-    """This process's simulator; building one takes seconds, restoring a state in it milliseconds."""
-    return LiberoEnv(plan.suite, plan.task_id, height=plan.height, width=plan.width, render_profile=plan.render_profile)
-
-
-def record_episode(env: LiberoEnv, *, seed: int, steps: int, kind: str) -> Trajectory:
-    """One trajectory that depends on ``seed`` alone: an official initial state, an unseen prelude, then play."""
-    rng = np.random.default_rng(seed)
-    if kind == "mixed":
-        kind = str(rng.choice(list(MIXED_SHARES), p=list(MIXED_SHARES.values())))
-    _, info = env.reset(options={"init_state_id": int(rng.integers(len(env.scene.initial_states)))})
-    play = Play(kind, info["ee_pos"], rng, frame_skip=env.frame_skip)
-    _prelude(env, info, play, rng)
-    return record(env, play, steps=steps, seed=seed, kind=kind)
-
-
-def _prelude(env: LiberoEnv, info: Mapping[str, Any], play: Play, rng: np.random.Generator) -> None:
-    """Move the start away from LIBERO's initial states, without pictures: an object pushed elsewhere, the gripper
-    anywhere."""
-    skills: list[tuple[Skill, int]] = []
-    push = draw_push(info, play.workspace, rng) if rng.random() < 0.3 else None
-    if push is not None:
-        skills.append((push, 12))
-    if rng.random() < 0.7:
-        skills.append((Reach(play.workspace.draw(rng), gripper=OPEN), int(rng.integers(1, 7))))
-    for skill, limit in skills:
-        for _ in range(limit):
-            action = skill(info)
-            if skill.done:
-                break
-            info = env.advance(action)
+def _plan_name(described: Path) -> str:
+    try:
+        return str(json.loads(described.read_text())["name"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{described} is not the plan of a recording: {error}") from error
 
 
 if __name__ == "__main__":

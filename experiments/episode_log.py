@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from colaworld.envs.whole_file import whole_file
+
 Key = tuple[str, int, int]
 """(row, instance, seed)."""
 
@@ -54,12 +56,7 @@ class EpisodeLog:
 
     def _known_settings(self) -> dict[str, Any]:
         path = self.folder / "run.json"
-        if not path.exists():
-            return {}
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))["rows"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is damaged ({error}); name another --out") from error
+        return read_settings(path) if path.exists() else {}
 
     def _read(self) -> dict[Key, dict[str, Any]]:
         """Episodes so far. A last line that was cut off by a kill is dropped from the file, so that appending goes on
@@ -67,21 +64,38 @@ class EpisodeLog:
         """
         if not self.path.exists():
             return {}
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        records: dict[Key, dict[str, Any]] = {}
-        for number, line in enumerate(lines, start=1):
-            try:
-                record = json.loads(line)
-                key = key_of(record)
-                if not line.endswith("\n"):
-                    raise ValueError("the line has no end")
-            except (ValueError, KeyError, TypeError) as error:
-                if number < len(lines):
-                    raise ValueError(f"{self.path}, line {number}, is damaged ({error}); name another --out") from error
-                write_text(self.path, "".join(lines[:-1]))
-                break
-            records.setdefault(key, record)
+        records, whole = read_lines(self.path)
+        if whole is not None:
+            write_text(self.path, whole)
         return records
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """What the episodes of each row depend on, by the ``run.json`` at ``path``; ValueError when it is damaged."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["rows"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); name another --out") from error
+
+
+def read_lines(path: Path) -> tuple[dict[Key, dict[str, Any]], str | None]:
+    """The episodes of an ``episodes.jsonl``, in the order they were run, and, where its last line was cut off by a
+    kill, the text without that line. Raises ValueError for a damaged line before the last one.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    records: dict[Key, dict[str, Any]] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            key = key_of(record)
+            if not line.endswith("\n"):
+                raise ValueError("the line has no end")
+        except (ValueError, KeyError, TypeError) as error:
+            if number < len(lines):
+                raise ValueError(f"{path}, line {number}, is damaged ({error}); name another --out") from error
+            return records, "".join(lines[:-1])
+        records.setdefault(key, record)
+    return records, None
 
 
 def key_of(record: Mapping[str, Any]) -> Key:
@@ -105,7 +119,6 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write beside ``path``, then rename."""
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    """UTF-8, whole or not at all."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")

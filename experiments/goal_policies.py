@@ -17,17 +17,24 @@ from colaworld.experiments.goal_tasks import Expert
 from colaworld.planning.distributions import ActionPrior
 from colaworld.planning.mpc import MPC
 from colaworld.planning.protocols import World
+from colaworld.planning.search import IterationRecord, Plan
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanTrace:
-    """What one plan cost and imagined: frames uint8 ``(H, height, width, 3)`` that follow the frame it was made on."""
+    """What one plan cost and imagined: frames uint8 ``(H, height, width, 3)`` that follow the frame it was made on.
+
+    ``actions (H, A)`` (None of a plan in codes) and, where the world has any, ``codes (H, tokens)``.
+    """
 
     seconds: float
     cost: float
     first_cost: float
     rejected: int
     imagined: np.ndarray
+    history: tuple[IterationRecord, ...] = ()
+    actions: np.ndarray | None = None
+    codes: np.ndarray | None = None
 
 
 class Policy(Protocol):
@@ -55,10 +62,13 @@ class PlannerPolicy:
         """Begin an episode towards ``goal``."""
         self.mpc.reset(to_frame(goal), seed)
         self.trace = None
+        self._frames: list[Tensor] = []
 
     def act(self, observation: Mapping[str, Any], info: Mapping[str, Any]) -> np.ndarray:
         """Plan (or go on with the plan); raises FloatingPointError when no imagined future has a finite cost."""
-        action = self.mpc.act(to_frame(observation["agentview"]))
+        frame = to_frame(observation["agentview"])
+        self._frames = [*self._frames, frame][-self.mpc.world.context_frames :]
+        action = self.mpc.act(frame)
         self.trace = self._trace() if self.mpc.planned_now else None
         return action.numpy().astype(np.float32)
 
@@ -70,7 +80,20 @@ class PlannerPolicy:
             first_cost=plan.history[0].mean_cost,
             rejected=plan.rejected,
             imagined=to_pictures(self.mpc.world, plan.imagined),
+            history=plan.history,
+            actions=plan.actions.numpy() if plan.actions.is_floating_point() else None,
+            codes=self._codes(plan),
         )
+
+    def _codes(self, plan: Plan) -> np.ndarray | None:
+        """``(H, tokens)`` of ``plan``: what was searched, or what the world makes of its actions; None without
+        codes.
+        """
+        if not plan.actions.is_floating_point():
+            return plan.actions.numpy()
+        world = self.mpc.world
+        codes = world.codes(torch.stack(self._frames), plan.actions, plan.imagined) if hasattr(world, "codes") else None
+        return None if codes is None else codes.cpu().numpy()
 
 
 class RandomPolicy:

@@ -6,7 +6,7 @@ an expert.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -56,6 +56,14 @@ class GoalTasks(Protocol):
 
     def close(self) -> None:
         """Free everything."""
+
+
+@runtime_checkable
+class Simulated(Protocol):
+    """Tasks behind which stands a simulator that may differ between machines; toy tasks have none."""
+
+    def simulator(self, instance: GoalInstance) -> Mapping[str, Any]:
+        """How the simulator of ``instance``'s scene behaves here: plain JSON values, the same for the whole scene."""
 
 
 def choose(

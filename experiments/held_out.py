@@ -24,7 +24,8 @@ from torch import Tensor
 
 from colaworld.adapters.system import ColaSystem, load_system, weights_path
 from colaworld.adapters.world import ColaWorld
-from colaworld.envs.demos import ClipDataset, Episode, starter_path
+from colaworld.envs.demos import ClipDataset, Episode, SourceOptions, starter_path
+from colaworld.experiments.batches import Batch, collate
 from colaworld.experiments.cli import main
 from colaworld.experiments.intervals import bootstrap_mean
 from colaworld.experiments.planning_world import system_folder
@@ -55,13 +56,18 @@ class HeldOutConfig:
 
 def report_held_out(system: ColaSystem, episodes: Sequence[Episode], config: HeldOutConfig, folder: Path) -> dict:
     """Imagine, print a table, write ``held_out.json`` and picture strips into ``folder``."""
-    windows = _windows(episodes, config)
+    windows, _ = held_out_windows(episodes, config)
     imagined = imagine_variants(system, windows)
-    truth = torch.stack([torch.from_numpy(frames) for frames, _ in windows]).float() / 255.0
+    return write_held_out(windows, imagined, config, folder)
+
+
+def write_held_out(windows: Batch, imagined: dict[str, Tensor], config: HeldOutConfig, folder: Path) -> dict:
+    """The second half of `report_held_out`, for windows that have been imagined."""
+    truth = windows.frames.float().cpu() / 255.0
     report = compare(truth, imagined)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "held_out.json").write_text(
-        json.dumps({"clips": len(windows), "seed": config.seed, **report}, indent=2) + "\n"
+        json.dumps({"clips": len(truth), "seed": config.seed, **report}, indent=2) + "\n"
     )
     for number in range(config.strips):
         rows = {
@@ -77,26 +83,33 @@ def report_held_out(system: ColaSystem, episodes: Sequence[Episode], config: Hel
     return report
 
 
-def _windows(episodes: Sequence[Episode], config: HeldOutConfig) -> list[tuple[np.ndarray, np.ndarray]]:
-    """One window of context + 10 frames, with its action chunks, from as many different trajectories as there are."""
+def long_enough(episodes: Sequence[Episode]) -> list[Episode]:
+    """The episodes of at least context + 10 frames; ValueError when there are fewer than two."""
     length = CONTEXT_FRAMES + max(HORIZONS)
     fitting = [episode for episode in episodes if len(episode.frames) >= length]
     if len(fitting) < 2:
         raise ValueError(f"held-out evaluation needs 2 trajectories of at least {length} frames, found {len(fitting)}")
+    return fitting
+
+
+def held_out_windows(episodes: Sequence[Episode], config: HeldOutConfig) -> tuple[Batch, list[str]]:
+    """One window of context + 10 frames, with its action chunks, from as many different trajectories as there are; and
+    the scene of each."""
+    length, fitting = CONTEXT_FRAMES + max(HORIZONS), long_enough(episodes)
     draw = np.random.default_rng(config.seed)
-    windows = []
+    windows, scenes = [], []
     for number in range(config.clips):
         if number % len(fitting) == 0:
             order = draw.permutation(len(fitting))
         episode = fitting[order[number % len(fitting)]]
         start = int(draw.integers(len(episode.frames) - length + 1))
-        clip = episode.clip(start, length)
-        windows.append((clip.frames, clip.actions))
-    return windows
+        windows.append(episode.clip(start, length))
+        scenes.append(episode.scene)
+    return collate(windows), scenes
 
 
 @torch.no_grad()
-def imagine_variants(system: ColaSystem, windows: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, Tensor]:
+def imagine_variants(system: ColaSystem, windows: Batch) -> dict[str, Tensor]:
     """Frames ``(n, context + 10, 3, height, width)`` in [0, 1] of each variant, context frames as the codec returns
     them.
     """
@@ -104,10 +117,8 @@ def imagine_variants(system: ColaSystem, windows: Sequence[tuple[np.ndarray, np.
     for part in system.parts().values():
         part.eval()
     model = system.model()
-    frames = torch.from_numpy(np.stack([frames for frames, _ in windows])).to(device)
-    actions = torch.from_numpy(np.stack([actions for _, actions in windows])).to(device)
+    frames, actions = windows.frames.to(device), windows.actions.to(device)
     latents = system.codec.encode(frames)
-    codes = model.latent_actions(latents).latents
     imagination = Imagination(system.video, system.conditioner, system.info.flow)
     context, known, horizon = latents[:, :CONTEXT_FRAMES], CONTEXT_FRAMES - 1, max(HORIZONS)
 
@@ -118,9 +129,12 @@ def imagine_variants(system: ColaSystem, windows: Sequence[tuple[np.ndarray, np.
         start = imagination.start(context, codes[:, :known])
         return decoded(imagination.roll_out(start, given(these[:, known:]), horizon))
 
-    variants = {"IDM codes": by_codes(codes), "IDM codes, shuffled": by_codes(codes.roll(1, dims=0))}
-    if system.info.stage == "adapter":
-        snapped = system.bottleneck.config.kind == "vq" and not system.adapter.config.snap
+    variants: dict[str, Tensor] = {}
+    if system.inverse_dynamics is not None:
+        codes = model.latent_actions(latents).latents
+        variants = {"IDM codes": by_codes(codes), "IDM codes, shuffled": by_codes(codes.roll(1, dims=0))}
+    if system.info.stage == "adapter" or system.inverse_dynamics is None:
+        snapped = system.bottleneck.codes and not system.adapter.config.snap
 
         def by_actions(these: Tensor, snap: bool | None = None) -> Tensor:
             world = ColaWorld(system, snap=snap)
@@ -193,6 +207,7 @@ def strip(rows: Sequence[Tensor], scale: int = 2) -> np.ndarray:
 def held_out(
     run: Path | None = None,
     data: tuple[Path, ...] = (),
+    source: SourceOptions = SourceOptions(),
     out: Path = Path("runs/held_out"),
     config: Annotated[HeldOutConfig, tyro.conf.arg(name="")] = HeldOutConfig(),
 ) -> None:
@@ -200,12 +215,16 @@ def held_out(
 
     Args:
         run: folder of a training run or of a trained system; the weights that ship when not given.
-        data: recordings (.hdf5) or starter folders whose held-out trajectories are imagined; default: the starter data.
+        data: what train_world_model.py takes; its held-out trajectories are imagined; default: the starter data.
+        source: how to read data that colaworld did not record.
         out: folder for ``held_out.json`` and the strips.
         config: how many clips, which, and how many are drawn.
     """
     system = load_system(system_folder(run) if run else weights_path("tiny"))
-    clips = ClipDataset(data or (starter_path(),), length=CONTEXT_FRAMES + max(HORIZONS), split="validation")
+    length = CONTEXT_FRAMES + max(HORIZONS)
+    clips = ClipDataset(data or (starter_path(),), length=length, split="validation", options=source)
+    if system.info.stage == "adapter":
+        clips.require_actions("a system with an adapter")
     report_held_out(system, clips.episodes, config, out)
 
 

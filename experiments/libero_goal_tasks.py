@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium
 
 import colaworld.envs  # noqa: F401  registers the environments
+from colaworld.envs.fingerprint import simulator_fingerprint
 from colaworld.envs.goals import LiberoGoalReachingEnv
 from colaworld.envs.manifest import DEFAULT_MANIFEST, Manifest, load_manifest
 from colaworld.experiments.goal_tasks import Expert, GoalEnv, GoalInstance
@@ -25,12 +26,13 @@ class LiberoGoalTasks:
         self,
         manifest: str | Path | Manifest | None = None,
         *,
-        max_steps: int = 15,
+        max_steps: int | None = None,
         env: LiberoGoalReachingEnv | None = None,
     ) -> None:
         self.manifest = manifest if isinstance(manifest, Manifest) else load_manifest(manifest or DEFAULT_MANIFEST)
-        self.max_steps = max_steps
+        self.max_steps = max_steps or self.manifest.episode_steps
         self._env: gymnasium.Env | None = env
+        self._simulators: dict[str, dict[str, Any]] = {}
 
     @property
     def instances(self) -> list[GoalInstance]:
@@ -53,6 +55,7 @@ class LiberoGoalTasks:
             "height": manifest.height,
             "width": manifest.width,
             "frame_skip": manifest.frame_skip,
+            "episode_steps": manifest.episode_steps,
         }
 
     def open(self, instance: GoalInstance) -> GoalEnv:
@@ -71,6 +74,12 @@ class LiberoGoalTasks:
     def expert(self, instance: GoalInstance) -> Expert:
         """The scripted skill that the manifest's starts were chosen with."""
         return self.open(instance).unwrapped.expert()
+
+    def simulator(self, instance: GoalInstance) -> Mapping[str, Any]:
+        """The fingerprint of the simulator of ``instance``'s scene on this machine, taken once for each scene."""
+        if instance.scene not in self._simulators:
+            self._simulators[instance.scene] = simulator_fingerprint(self.open(instance).unwrapped.libero)
+        return self._simulators[instance.scene]
 
     def close(self) -> None:
         """Free the simulator and its graphics."""

@@ -1,16 +1,21 @@
-"""Make the frozen goal instances that planning is scored on: ``python experiments/make_manifest.py --sheet goals.png``.
+"""Make the frozen goal instances that planning is scored on::
+
+    python experiments/make_manifest.py --name libero_goals_v2 --sheet goals.png
+    python experiments/make_manifest.py --name libero_place_v2 --long
 
 VP2 draws start and goal from scripted trajectories that are not in the training data. Here every instance has a seed of
-1,000,000 or more, and the scripted expert that is scored beside the planners finishes it within 12 environment steps.
+1,000,000 or more, its start lies at most 12 environment steps before its goal on an expert's trajectory, and the expert
+that is scored beside the planners finishes it from there. ``--long`` makes the list of ``place`` from LIBERO's initial
+states instead, with a frame of every stage.
 
-reach: play for a moment, then the expert moves the gripper 10 to 25 cm; success within 3 cm of where it ended.
-push: a scripted push begins; the start is where the fingers stand behind the object, success is the object within 5 cm
-of where the expert left it (or came nearest to its aim), at least 10 cm away.
+A manifest is frozen when it is written: changes get a new name. Found instances wait in ``<name>.parts``; killed, the
+same command goes on.
 """
 
 import json
-import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import as_completed
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,234 +25,235 @@ import numpy as np
 from einops import rearrange
 from tqdm import tqdm
 
-from colaworld.envs.experts import Push
-from colaworld.envs.goals import expert_for
+from colaworld.envs.expert_goals import TASKS
+from colaworld.envs.fingerprint import simulator_fingerprint
 from colaworld.envs.libero import LiberoEnv
-from colaworld.envs.manifest import DEFAULT_MANIFEST, FIRST_SEED, FOLDER, Category, Instance, Manifest, Predicate
-from colaworld.envs.play import Play, Workspace, draw_push
+from colaworld.envs.manifest import FIRST_SEED, FOLDER, Category, Instance, Manifest, Predicate
+from colaworld.envs.whole_file import whole_file
 from colaworld.experiments.cli import main
+from colaworld.experiments.episode_log import write_text
+from colaworld.experiments.goal_instances import Candidate, attempt, attempt_long
+from colaworld.experiments.simulator_processes import only_environment, simulator_pool
+from colaworld.experiments.simulator_world import YARDSTICK
 
-SCENES = (("libero_goal", 0), ("libero_spatial", 0))
-RADIUS = {"reach": 0.03, "push": 0.05}
-REACH_DISTANCE = (0.10, 0.25)
-PUSH_DISTANCE = (0.10, 0.22)
-EXPERT_STEPS = 12
-MIN_SHARE = 0.002  # of the picture, some 8 of 64x64 pixels
-STILL = 0.01  # metres that bystanders may move
+LONG_STEPS = 60
+ARRAYS = ("start", "goal", "goal_frame", "start_frame", "subgoal_frames")
+MOST_TRIES = 60
+"""Seeds tried for each instance that is wanted, before the scene is given up."""
+_SHORT: Mapping[Category, tuple[tuple[str, int], ...]] = {
+    "reach": TASKS["reach"],
+    "push": (("libero_goal", 0), ("libero_spatial", 2), ("libero_object", 1)),
+    "lift": TASKS["lift"],
+    "place": (
+        *(("libero_object", task) for task in (0, 1, 5, 7, 9)),
+        *(("libero_spatial", task) for task in (0, 2, 5, 6, 8)),
+        *(("libero_goal", task) for task in (1, 4, 6, 8)),
+    ),
+    "open_drawer": TASKS["open_drawer"],
+    "close_drawer": TASKS["close_drawer"],
+}
 
 
-class Candidate(NamedTuple):
-    """A start that the expert turned into a goal: states, predicate, steps, the goal's frame and the start's."""
+class Cell(NamedTuple):
+    """``count`` instances of one category in one task's scene."""
 
-    start: np.ndarray
-    goal: np.ndarray
-    predicate: Predicate
-    expert_steps: int
-    goal_frame: np.ndarray
-    start_frame: np.ndarray
+    category: Category
+    suite: str
+    task_id: int
+    count: int
+
+
+class Row(NamedTuple):
+    """A found instance, and the simulator it was found in."""
+
+    cell: Cell
+    seed: int
+    candidate: Candidate
+    about: dict[str, Any]
 
 
 def make_manifest(
-    out: Path = FOLDER / f"{DEFAULT_MANIFEST}.json",
-    per_cell: int = 12,
+    name: str,
+    folder: Path = FOLDER,
+    per_category: int = 26,
+    categories: tuple[Category, ...] = tuple(_SHORT),
+    long: bool = False,
     first_seed: int = FIRST_SEED,
+    workers: int = 2,
     sheet: Path | None = None,
 ) -> None:
-    """Write a manifest of ``per_cell`` instances for each scene and category.
+    """Write the manifest ``name``: ``name.json`` and ``name.npz``.
 
     Args:
-        out: JSON file to write, with its ``.npz`` beside it. A file that exists is frozen and never overwritten.
-        per_cell: instances for each of the two scenes and two categories.
+        name: of the manifest; one that exists is frozen and never overwritten.
+        folder: where to write; the shipped manifests' by default.
+        per_category: instances of each category, spread evenly over its scenes.
+        categories: which categories.
+        long: `place` from LIBERO's initial states, with sub-goal frames.
         first_seed: the first seed tried; training data uses seeds below 1,000,000.
+        workers: parallel processes.
         sheet: write a picture of all starts (upper rows) and goals (lower rows) here.
     """
-    if out.exists() or out.with_suffix(".npz").exists():
-        raise ValueError(f"{out} exists, and a manifest is frozen once it is made; choose another --out")
-    if per_cell < 1:
-        raise ValueError(f"per_cell must be at least 1, got {per_cell}")
+    out = folder / f"{name}.json"
+    if out.exists():
+        raise ValueError(f"{out} exists, and a manifest is frozen once it is made; choose another --name")
+    if sheet is not None and (sheet.suffix != ".png" or not sheet.absolute().parent.is_dir()):
+        raise ValueError(f"--sheet must be a .png file in a folder that exists, got {sheet}")
+    if per_category < 1 or workers < 1:
+        raise ValueError(f"per_category and workers must be at least 1, got {per_category} and {workers}")
     if first_seed < FIRST_SEED:
         raise ValueError(f"first_seed must be at least {FIRST_SEED} (training data lies below), got {first_seed}")
-    cells = []
-    for suite, task_id in SCENES:
-        env = LiberoEnv(suite, task_id)
-        for category in RADIUS:
-            found = _candidates(env, category, first_seed)
-            label = f"{suite} {category}"
-            cells.append([(env, category, *next(found)) for _ in tqdm(range(per_cell), desc=label, unit="instance")])
-        env.close()
-    rows = [row for group in zip(*cells, strict=True) for row in group]
-    manifest = _manifest(out.stem, rows)
+    if not categories or set(categories) - set(_SHORT):
+        raise ValueError(f"categories must be some of {', '.join(_SHORT)}, got {list(categories)}")
+    if long and categories not in (tuple(_SHORT), ("place",)):
+        raise ValueError(f"--long is a list of place only, got --categories {' '.join(categories)}")
+    cells = _cells(("place",) if long else categories, per_category)
+    parts = folder / f"{name}{'-long' if long else ''}-{first_seed}.parts"
+    found = _find(cells, parts, first_seed, long, workers)
+    rows = [row for cell in cells for row in found[cell]]
+    manifest = _manifest(name, _interleaved(rows), long)
     _write(manifest, out)
+    shutil.rmtree(parts)
     print(f"{out}: {len(manifest.instances)} instances, sha256 {manifest.sha256}")
     if sheet is not None:
-        imageio.imwrite(sheet, _contact_sheet([row[-1] for row in rows]))
+        imageio.imwrite(sheet, _contact_sheet([row.candidate for row in _interleaved(rows)]))
 
 
-def _candidates(env: LiberoEnv, category: Category, first_seed: int) -> Iterator[tuple[int, Candidate]]:
-    seed = first_seed
-    attempt = {"reach": _reach, "push": _push}[category]
-    while True:
-        candidate = attempt(env, np.random.default_rng([seed, list(RADIUS).index(category)]))
+def _cells(categories: tuple[Category, ...], per_category: int) -> list[Cell]:
+    """``per_category`` instances of each category, as evenly as they go into its scenes."""
+    cells = []
+    for category in categories:
+        tasks = _SHORT[category]
+        shares = [per_category // len(tasks) + (number < per_category % len(tasks)) for number in range(len(tasks))]
+        cells += [Cell(category, *task, share) for task, share in zip(tasks, shares, strict=True) if share]
+    return cells
+
+
+def _find(
+    cells: list[Cell], parts: Path, first_seed: int, long: bool, workers: int
+) -> dict[Cell, list[Row]]:
+    """All instances; what ``parts`` holds already is not searched for again."""
+    scenes: dict[tuple[str, int], list[Cell]] = {}
+    for cell in cells:
+        scenes.setdefault((cell.suite, cell.task_id), []).append(cell)
+    with (
+        simulator_pool(workers) as pool,
+        tqdm(total=sum(cell.count for cell in cells), unit="instance") as progress,
+    ):
+        futures = [pool.submit(_search_scene, mine, parts, first_seed, long) for mine in scenes.values()]
+        for future in as_completed(futures):
+            progress.update(future.result())
+    return {cell: [_read_part(_part(parts, cell, k), cell) for k in range(cell.count)] for cell in cells}
+
+
+def _part(parts: Path, cell: Cell, number: int) -> Path:
+    return parts / f"{cell.suite}_{cell.task_id}_{cell.category}_{number}.npz"
+
+
+def _search_scene(cells: list[Cell], parts: Path, first_seed: int, long: bool) -> int:
+    """Find every instance of one scene; each is on disk as soon as it is found."""
+    for cell in cells:
+        seed = first_seed - 1
+        for number in range(cell.count):
+            path = _part(parts, cell, number)
+            if path.exists():
+                seed = _read_part(path, cell).seed
+                continue
+            env = only_environment(suite=cell.suite, task_id=cell.task_id)
+            seed, candidate = _next(env, cell, seed + 1, long)
+            _write_part(path, seed, candidate, env)
+    return sum(cell.count for cell in cells)
+
+
+def _write_part(path: Path, seed: int, candidate: Candidate, env: LiberoEnv) -> None:
+    about = {
+        "seed": seed,
+        "predicate": candidate.predicate.described(),
+        "expert_steps": candidate.expert_steps,
+        "phase": candidate.phase,
+        "render_profile": env.render_profile,
+        "frame_skip": env.frame_skip,
+        "simulator": simulator_fingerprint(env),
+    }
+    arrays = {name: getattr(candidate, name) for name in ARRAYS if getattr(candidate, name) is not None}
+    _save(path, {"about": json.dumps(about), **arrays})
+
+
+def _read_part(path: Path, cell: Cell) -> Row:
+    with np.load(path, allow_pickle=False) as stored:
+        about = json.loads(str(stored["about"]))
+        arrays = {name: stored[name] for name in ARRAYS if name in stored}
+    predicate = Predicate.read(about.pop("predicate"))
+    steps = {"expert_steps": about.pop("expert_steps"), "phase": about.pop("phase")}
+    return Row(cell, about.pop("seed"), Candidate(predicate=predicate, **steps, **arrays), about)
+
+
+def _next(env: LiberoEnv, cell: Cell, seed: int, long: bool) -> tuple[int, Candidate]:
+    for tried in range(seed, seed + MOST_TRIES):
+        candidate = attempt_long(env, tried) if long else attempt(env, cell.category, tried)
         if candidate is not None:
-            yield seed, candidate
-        seed += 1
+            return tried, candidate
+    raise ValueError(
+        f"{cell.suite} task {cell.task_id}: no instance of {cell.category} with seeds {seed} to {seed + MOST_TRIES - 1}"
+    )
 
 
-def _begin(env: LiberoEnv, rng: np.random.Generator) -> tuple[dict[str, Any], Play]:
-    env.scene.reset_to_initial(0)
-    home = env.ee_pos
-    env.scene.reset_to_initial(int(rng.integers(len(env.scene.initial_states))))
-    _, info = env.restore_state(env.get_state(), render=False)
-    return info, Play("play", home, rng, frame_skip=env.frame_skip)
+def _interleaved(rows: list[Row]) -> list[Row]:
+    """Categories in turn, and within each its scenes in turn, so that the first few instances hold some of all."""
+    seen: dict[Any, int] = {}
+
+    def next_turn(key: Any) -> int:
+        seen[key] = seen.get(key, -1) + 1
+        return seen[key]
+
+    by_scene = sorted(rows, key=lambda row: next_turn(row.cell))
+    return sorted(by_scene, key=lambda row: (next_turn(row.cell.category), list(_SHORT).index(row.cell.category)))
 
 
-def _reach(env: LiberoEnv, rng: np.random.Generator) -> Candidate | None:
-    info, play = _begin(env, rng)
-    for _ in range(rng.integers(3, 13)):
-        info = env.advance(play(info))
-    low, high = REACH_DISTANCE
-    for _ in range(50):
-        target = play.workspace.draw(rng)
-        if low + 0.01 < np.linalg.norm(target - info["ee_pos"]) < high - 0.01:
-            predicate = Predicate(object=None, target=tuple(target), radius=RADIUS["reach"])
-            return _finish(env, env.get_state(), predicate, REACH_DISTANCE)
-    return None
-
-
-def _push(env: LiberoEnv, rng: np.random.Generator) -> Candidate | None:
-    info, play = _begin(env, rng)
-    skill = _promising_push(info, play.workspace, rng)
-    if skill is None or not _until_contact(env, skill, info, play.workspace):
-        return None
-    height = info["objects"][skill.name][2]
-    predicate = Predicate(object=skill.name, target=(*skill.target, height), radius=RADIUS["push"])
-    return _finish(env, env.get_state(), predicate, PUSH_DISTANCE)
-
-
-def _promising_push(info: dict[str, Any], workspace: Workspace, rng: np.random.Generator) -> Push | None:
-    """A push long enough to count, and not straight away from the camera (+x), where the hand would hide the object."""
-    for _ in range(20):
-        skill = draw_push(info, workspace, rng)
-        if skill is None:
-            return None
-        offset = skill.target - np.asarray(info["objects"][skill.name])[:2]
-        distance = float(np.linalg.norm(offset))
-        if PUSH_DISTANCE[0] + 0.02 < distance < PUSH_DISTANCE[1] and offset[0] > -0.3 * distance:
-            return skill
-    return None
-
-
-def _until_contact(env: LiberoEnv, skill: Push, info: dict[str, Any], workspace: Workspace) -> bool:
-    """Run ``skill`` until its fingers stand behind the object; False when they never do, or leave the workspace."""
-    for _ in range(20):
-        state = env.get_state()
-        action = skill(info)
-        if skill.phase == "push":
-            env.restore_state(state, render=False)
-            return bool((env.ee_pos > workspace.low - 0.02).all())
-        if skill.done:
-            return False
-        info = env.advance(action)
-    return False
-
-
-def _finish(env: LiberoEnv, start: np.ndarray, wish: Predicate, bounds: tuple[float, float]) -> Candidate | None:
-    """Let the expert fulfil ``wish``; where it ends is the goal. None unless the instance is sound and visible."""
-    before, goal = _run_expert(env, start, wish)
-    if goal is None or not _visible(env, wish):
-        return None
-    _, after = env.restore_state(goal, render=False)
-    reached = after["ee_pos"] if wish.object is None else after["objects"][wish.object]
-    predicate = Predicate(object=wish.object, target=tuple(float(x) for x in reached), radius=wish.radius)
-    moved = {name: np.linalg.norm(after["objects"][name] - before["objects"][name]) for name in before["objects"]}
-    still = all(distance < STILL for name, distance in moved.items() if name != wish.object)
-    if not still or not bounds[0] <= predicate.distance(before) <= bounds[1]:
-        return None
-    goal_frame = env.picture()
-    start_frame = env.restore_state(start)[0]["agentview"]
-    steps = _expert_steps(env, start, predicate)
-    if steps is None or not _visible(env, wish, start):
-        return None
-    return Candidate(start, goal, predicate, steps, goal_frame, start_frame)
-
-
-def _run_expert(env: LiberoEnv, start: np.ndarray, wish: Predicate) -> tuple[dict[str, Any], np.ndarray | None]:
-    """``info`` at ``start``, and the state in which the expert is done, or within 12 steps came nearest to ``wish``.
-
-    A reach has to be done (None otherwise); an object that slipped past its wish still shows where it can be pushed.
-    """
-    _, before = env.restore_state(start, render=False)
-    skill, info = expert_for(wish, gripper=env.scene.gripper_command(start)), before
-    nearest, best = start, wish.distance(before)
-    for _ in range(EXPERT_STEPS + 1):
-        state = env.get_state()
-        if wish.distance(info) < best:
-            nearest, best = state, wish.distance(info)
-        action = skill(info)
-        if skill.done:
-            return before, state
-        info = env.advance(action)
-    return before, None if wish.object is None else nearest
-
-
-def _expert_steps(env: LiberoEnv, start: np.ndarray, predicate: Predicate) -> int | None:
-    """Steps that the scored expert needs to success; None for more than 12 or none at all."""
-    _, info = env.restore_state(start, render=False)
-    skill = expert_for(predicate, gripper=env.scene.gripper_command(start))
-    for step in range(EXPERT_STEPS + 1):
-        if predicate.distance(info) < predicate.radius:
-            return step or None
-        info = env.advance(skill(info))
-    return None
-
-
-def _visible(env: LiberoEnv, predicate: Predicate, state: np.ndarray | None = None) -> bool:
-    if state is not None:
-        env.restore_state(state, render=False)
-    names = ["gripper"] if predicate.object is None else ["gripper", predicate.object]
-    return all(env.visible_share(name) > MIN_SHARE for name in names)
-
-
-def _manifest(name: str, rows: list[tuple[LiberoEnv, Category, int, Candidate]]) -> Manifest:
-    env = rows[0][0]
+def _manifest(name: str, rows: list[Row], long: bool) -> Manifest:
+    candidates: list[Candidate] = [row.candidate for row in rows]
     instances = tuple(
         Instance(
             instance=index,
-            category=category,
-            suite=env.scene.suite,
-            task_id=env.scene.task_id,
-            seed=seed,
-            predicate=candidate.predicate,
-            expert_steps=candidate.expert_steps,
+            category=row.cell.category,
+            suite=row.cell.suite,
+            task_id=row.cell.task_id,
+            seed=row.seed,
+            predicate=row.candidate.predicate,
+            expert_steps=row.candidate.expert_steps,
+            phase=row.candidate.phase,
         )
-        for index, (env, category, seed, candidate) in enumerate(rows)
+        for index, row in enumerate(rows)
     )
+    first = rows[0].about
+    height, width = candidates[0].goal_frame.shape[:2]
     return Manifest(
         name=name,
         mujoco=version("mujoco"),
         robosuite=version("robosuite"),
-        render_profile=env.render_profile,
-        height=env.height,
-        width=env.width,
-        frame_skip=env.frame_skip,
+        render_profile=first["render_profile"],
+        height=height,
+        width=width,
+        frame_skip=first["frame_skip"],
         instances=instances,
-        starts=tuple(row[-1].start for row in rows),
-        goals=tuple(row[-1].goal for row in rows),
-        goal_frames=np.stack([row[-1].goal_frame for row in rows]),
+        starts=tuple(each.start for each in candidates),
+        goals=tuple(each.goal for each in candidates),
+        goal_frames=np.stack([each.goal_frame for each in candidates]),
+        subgoal_frames=np.stack([each.subgoal_frames for each in candidates]) if long else None,
+        **({"episode_steps": LONG_STEPS} if long else {"yardstick": YARDSTICK}),
+        fingerprint={f"{row.cell.suite}_{row.cell.task_id}": row.about["simulator"] for row in rows},
     )
 
 
 def _write(manifest: Manifest, out: Path) -> None:
-    """Both files under other names first, then in place: a reader never sees half a manifest."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    arrays = out.with_suffix(".npz")
-    part = out.with_suffix(".part.npz")
-    np.savez_compressed(part, **manifest.arrays())
-    os.replace(part, arrays)
-    text = json.dumps({**manifest.description(), "sha256": manifest.sha256}, indent=1)
-    part = out.with_suffix(".json.part")
-    part.write_text(text + "\n")
-    os.replace(part, out)
+    """The arrays, then what names them: a reader never sees half a manifest."""
+    _save(out.with_suffix(".npz"), manifest.arrays())
+    write_text(out, json.dumps({**manifest.description(), "sha256": manifest.sha256}, indent=1) + "\n")
+
+
+def _save(path: Path, arrays: Mapping[str, Any]) -> None:
+    with whole_file(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)
 
 
 def _contact_sheet(candidates: list[Candidate], columns: int = 12) -> np.ndarray:

@@ -1,21 +1,29 @@
 """Presets: every size and every number of steps in one frozen place. ``tiny`` trains and plans on two CPU cores."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from colaworld.adapters.action_adapter import ActionAdapter
+import torch
+
+from colaworld.adapters.action_adapter import ActionAdapter, AdapterKind
 from colaworld.adapters.system import ColaSystem, SystemInfo
+from colaworld.experiments.batches import derived_seed
+from colaworld.experiments.recipes import RecipeName
 from colaworld.models.action_conditioner import ActionConditioner
-from colaworld.models.bottleneck import Bottleneck
+from colaworld.models.action_head import ActionHead
+from colaworld.models.bottleneck import Bottleneck, BottleneckKind
 from colaworld.models.codec import FrameCodec
 from colaworld.models.flow import FlowConfig
+from colaworld.models.forward_dynamics import ForwardDynamics
 from colaworld.models.inverse_dynamics import InverseDynamics
 from colaworld.models.video_transformer import VideoTransformer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """Sizes of the parts, as keyword arguments of their classes; the widths that must agree are filled in by ``build``."""
+    """Sizes of the parts, as keyword arguments of their classes; the widths that must agree are filled in by
+    ``build``."""
 
     name: str
     codec: dict[str, Any] = field(default_factory=dict)
@@ -23,6 +31,7 @@ class Preset:
     conditioner: dict[str, Any] = field(default_factory=dict)
     inverse_dynamics: dict[str, Any] = field(default_factory=dict)
     bottleneck: dict[str, Any] = field(default_factory=dict)
+    forward_dynamics: dict[str, Any] = field(default_factory=dict)
     adapter: dict[str, Any] = field(default_factory=dict)
     flow: FlowConfig = FlowConfig()
 
@@ -34,7 +43,18 @@ PRESETS = {
         video={"width": 192, "depth": 3, "heads": 6, "mlp_ratio": 2.0, "max_frames": 16},
         conditioner={"width": 128, "depth": 2, "heads": 4},
         inverse_dynamics={"width": 128, "depth": 2, "heads": 4},
+        forward_dynamics={"width": 128, "depth": 2, "heads": 4},
         adapter={"context_frames": 2, "hidden": 192, "depth": 3},
+    ),
+    # One GPU and half an hour; still plans on a CPU.
+    "small": Preset(
+        name="small",
+        codec={"channels": (48, 64), "latent_channels": 8},
+        video={"width": 288, "depth": 4, "heads": 6, "mlp_ratio": 2.0, "max_frames": 16},
+        conditioner={"width": 160, "depth": 2, "heads": 4},
+        inverse_dynamics={"width": 160, "depth": 2, "heads": 4},
+        forward_dynamics={"width": 160, "depth": 2, "heads": 4},
+        adapter={"context_frames": 2, "hidden": 256, "depth": 3},
     ),
     # For tests: everything is there, nothing is learned well.
     "nano": Preset(
@@ -44,10 +64,15 @@ PRESETS = {
         conditioner={"width": 32, "depth": 1, "heads": 2},
         inverse_dynamics={"width": 32, "depth": 1, "heads": 2},
         bottleneck={"entries": 8, "width": 8},
+        forward_dynamics={"width": 32, "depth": 1, "heads": 2},
         adapter={"context_frames": 2, "hidden": 32, "depth": 2},
     ),
 }
-PresetName = Literal["tiny", "nano"]
+PresetName = Literal["tiny", "small", "nano"]
+
+
+PIXEL_PATCH = 8
+PartT = TypeVar("PartT")
 
 
 def build(
@@ -58,32 +83,58 @@ def build(
     frame_skip: int,
     action_dim: int,
     render_profile: str,
-    bottleneck: Literal["vq", "continuous"] = "vq",
+    recipe: RecipeName = "cola",
+    bottleneck: BottleneckKind = "vq",
+    tokens: int | None = None,
+    entries: int | None = None,
+    code_width: int | None = None,
+    adapter_kind: AdapterKind = "nearest",
     adapter_context: bool = True,
     adapter_snap: bool = False,
     history: int = 0,
+    lam_output: Literal["latent", "pixel"] = "latent",
+    action_head: bool = False,
     clip: int = 12,
     flow: FlowConfig | None = None,
 ) -> ColaSystem:
     """A freshly initialised system for frames and actions of the given sizes (torch's global generator draws the
-    weights).
+    weights). ``tokens``, ``entries`` and ``code_width``: of the bottleneck; default: the preset's.
     """
-    codec = FrameCodec(height=height, width=width, **preset.codec)
+    first = int(torch.randint(2**62, ()))
+
+    def drawn(part: Callable[..., PartT], name: str, **sizes: Any) -> PartT:
+        """A part whose weights depend on the seed and its name, not on what was made before it."""
+        torch.manual_seed(derived_seed(first, name))
+        return part(**sizes)
+
+    codec = drawn(FrameCodec, "codec", height=height, width=width, **preset.codec)
     channels, rows, columns = codec.latent_shape
     latent = {"latent_channels": channels, "latent_height": rows, "latent_width": columns}
-    video = VideoTransformer(**latent, **preset.video)
-    narrow = Bottleneck(kind=bottleneck, **preset.bottleneck)
-    conditioner = ActionConditioner(
+    video = drawn(VideoTransformer, "video", **latent, **preset.video)
+    real = recipe == "real_actions"
+    chosen = {"tokens": tokens, "entries": entries, "width": code_width}
+    asked = {name: value for name, value in chosen.items() if value is not None}
+    kind = "continuous" if real else bottleneck
+    narrow = drawn(Bottleneck, "bottleneck", kind=kind, **{**preset.bottleneck, **asked})
+    conditioner = drawn(
+        ActionConditioner,
+        "conditioner",
         latent_action_dim=narrow.dim,
         video_width=video.config.width,
         max_steps=video.config.max_frames,
         **preset.conditioner,
     )
-    inverse = InverseDynamics(output_dim=narrow.input_dim, history=history, **latent, **preset.inverse_dynamics)
     adapter_size = dict(preset.adapter)
-    if not adapter_context:  # the paper's: two layers, the action alone
+    if real or not adapter_context:  # the paper's: two layers, the action alone
         adapter_size |= {"context_frames": 0, "depth": 2}
-    adapter = ActionAdapter(
+    if real:  # nothing is withheld from it
+        adapter_size |= {"dropout": 0.0}
+    answers = "regress" if real or not narrow.codes else adapter_kind
+    adapter = drawn(
+        ActionAdapter,
+        "adapter",
+        kind=answers,
+        code_sizes=narrow.code_sizes if answers == "classify" else (),
         snap=adapter_snap,
         action_dim=action_dim,
         frame_skip=frame_skip,
@@ -91,6 +142,25 @@ def build(
         **latent,
         **adapter_size,
     )
+    inverse = forward = head = None
+    if not real:
+        sizes = {"output_dim": narrow.input_dim, "history": history, **latent, **preset.inverse_dynamics}
+        inverse = drawn(InverseDynamics, "inverse_dynamics", **sizes)
+    if action_head:
+        head = drawn(ActionHead, "action_head", latent_action_dim=narrow.dim, action_dim=action_dim)
+    if recipe == "two_stage":
+        frames = {"channels": channels, "rows": rows, "columns": columns}
+        if lam_output == "pixel":
+            frames = {"channels": 3, "rows": height, "columns": width, "patch": PIXEL_PATCH}
+        forward = drawn(
+            ForwardDynamics,
+            "forward_dynamics",
+            output=lam_output,
+            latent_action_dim=narrow.dim,
+            tokens=narrow.config.tokens,
+            **frames,
+            **preset.forward_dynamics,
+        )
     info = SystemInfo(
         preset=preset.name,
         stage="new",
@@ -100,6 +170,7 @@ def build(
         action_dim=action_dim,
         render_profile=render_profile,
         clip=clip,
+        recipe=recipe,
         flow=flow or preset.flow,
     )
     return ColaSystem(
@@ -110,4 +181,6 @@ def build(
         inverse_dynamics=inverse,
         bottleneck=narrow,
         adapter=adapter,
+        forward_dynamics=forward,
+        action_head=head,
     )

@@ -3,8 +3,10 @@
 import hashlib
 import platform
 import subprocess
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 PACKAGES = (
     "torch",
@@ -26,6 +28,17 @@ def versions() -> dict[str, str]:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             found[package] = "absent"
+    return found
+
+
+def distinct(accounts: Iterable[Mapping[str, Any] | None]) -> list[dict[str, Any]]:
+    """The different ones among ``accounts`` (simulator fingerprints of episodes), in order of appearance; None is left
+    out. More than one for a scene means that its episodes were played by simulators that differ.
+    """
+    found: list[dict[str, Any]] = []
+    for account in accounts:
+        if account is not None and dict(account) not in found:
+            found.append(dict(account))
     return found
 
 

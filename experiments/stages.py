@@ -1,88 +1,44 @@
-"""The stages of the recipe: what each trains, on which loss.
+"""A system under the loss of one stage: codec -> pretrain (action-free) -> a recipe's own stages -> adapter.
 
-codec -> pretrain (action-free) -> warmup (video frozen; the latent action model learns through it) -> joint
-(everything) -> adapter (real actions to codes, and a short fine-tune of the world model on the inverse dynamics model's
-codes).
+The recipe (``experiments/recipes.py``) says which parts learn and from which gradients; this file computes the loss.
 """
-
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from colaworld.adapters.action_adapter import adapt, adapter_loss, context_windows
+from colaworld.adapters.action_adapter import adapt, adapter_loss, context_windows, latents_of
 from colaworld.adapters.system import ColaSystem
 from colaworld.experiments.batches import Batch, random_shift
+from colaworld.experiments.labels import labelled_steps
+from colaworld.experiments.recipes import Turn
+from colaworld.experiments.stage_config import StageConfig
+from colaworld.models.bottleneck import Bottlenecked
+from colaworld.models.codec import to_signed
+from colaworld.models.share import Chance, draw
 
-StageName = Literal["codec", "pretrain", "warmup", "joint", "adapter"]
-STAGES: tuple[StageName, ...] = ("codec", "pretrain", "warmup", "joint", "adapter")
-TRAINED: dict[StageName, tuple[str, ...]] = {
-    "codec": ("codec",),
-    "pretrain": ("video",),
-    "warmup": ("conditioner", "inverse_dynamics", "bottleneck"),
-    "joint": ("video", "conditioner", "inverse_dynamics", "bottleneck"),
-    "adapter": ("video", "conditioner", "adapter"),
-}
-
-TRAINED_BY: dict[StageName, tuple[str, ...]] = {
-    stage: tuple(dict.fromkeys(name for earlier in STAGES[: number + 1] for name in TRAINED[earlier]))
-    for number, stage in enumerate(STAGES)
-}
-"""What is trained when a stage ends; nothing else is worth saving."""
 CODEC_STRIDE = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageConfig:
-    """One stage's budget and optimiser. Not stated in the paper for models this small: found by trial on training
-    clips.
-    """
-
-    steps: int
-    """Optimiser steps."""
-    batch_size: int = 6
-    """Clips in a batch, over all processes."""
-    learning_rate: float = 8e-4
-    """AdamW's, at its peak; it decays along a cosine."""
-    learning_rate_warmup: int = 50
-    """Steps in which the learning rate grows in."""
-    weight_decay: float = 0.01
-    """AdamW's."""
-    shift: int = 4
-    """Random crop: clips are shifted by up to this many pixels."""
-    imagined: float = 0.0
-    """The last share of the steps that trains on the model's own imagined frames as context."""
-
-    through_adapter: float = 0.0
-    """Adapter stage: share of clips on which the world model is run on the adapter's codes (and the adapter learns through
-    it) instead of the inverse dynamics model's. Differs from the paper (0)."""
-
-    adapter_weight: float = 1.0
-    """Adapter stage: weight of agreeing with the inverse dynamics model's codes, beside the flow loss."""
-
-    def __post_init__(self) -> None:
-        if self.steps < 0 or self.batch_size < 1:
-            raise ValueError(f"a stage needs steps >= 0 and batch_size >= 1, got {self.steps} and {self.batch_size}")
-        if not 0.0 <= self.imagined <= 1.0:
-            raise ValueError(f"imagined must lie in [0, 1], got {self.imagined}")
-        if not 0.0 <= self.through_adapter <= 1.0:
-            raise ValueError(f"through_adapter must lie in [0, 1], got {self.through_adapter}")
+PIXEL_WEIGHT, LATENT_WEIGHT = 100.0, 10.0
+"""Of the forward dynamics model's error beside the bottleneck's losses: pixels of neighbouring frames differ less than
+standardised latents do. Not stated in the paper."""
 
 
 class StageModel(nn.Module):
-    """A system under one stage's loss: ``forward(batch, step)`` -> (loss, metrics). Freezes what the stage does not
-    train.
+    """``forward(batch, step, generator)`` -> (loss, metrics). Freezes what the turn does not train.
+
+    ``steps_before``: steps of latent-action training that earlier stages have taken.
     """
 
-    def __init__(self, system: ColaSystem, stage: StageName, config: StageConfig) -> None:
+    def __init__(self, system: ColaSystem, turn: Turn, config: StageConfig, *, steps_before: int = 0) -> None:
         super().__init__()
-        self.stage, self.config = stage, config
-        self.codec, self.adapter, self.cola = system.codec, system.adapter, system.model()
+        self.turn, self.config, self.steps_before = turn, config, steps_before
+        self.codec, self.adapter = system.codec, system.adapter
+        self.forward_dynamics, self.action_head = system.forward_dynamics, system.action_head
+        self.cola = system.model()
         for name, part in system.parts().items():
-            part.requires_grad_(name in TRAINED[stage])
-            part.train(name in TRAINED[stage])
-        self.frozen = [part for name, part in system.parts().items() if name not in TRAINED[stage]]
+            part.requires_grad_(name in turn.trained)
+            part.train(name in turn.trained)
+        self.frozen = [part for name, part in system.parts().items() if name not in turn.trained]
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """What the optimiser sees."""
@@ -95,49 +51,93 @@ class StageModel(nn.Module):
             part.eval()
         return self
 
-    def forward(self, batch: Batch, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of step ``step`` of the stage; every random draw comes from ``generator``."""
+    def forward(
+        self, batch: Batch, step: int, generator: Chance, labelled: Batch | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of step ``step`` of the stage; every random draw comes from ``generator``.
+
+        ``labelled``: more clips, with actions, for the action head.
+        """
         frames = random_shift(batch.frames, self.config.shift, generator)
-        if self.stage == "codec":
+        if self.turn.stage == "codec":
             # Neighbouring frames are nearly the same picture: a few far apart, of more clips, teach more.
             return self.codec(frames[:, ::CODEC_STRIDE], generator)
         with torch.no_grad():
             latents = self.codec.encode(frames)
+            seen = latents
+            if self.config.own_crop and "inverse_dynamics" in self.turn.trained:
+                seen = self.codec.encode(random_shift(batch.frames, self.config.shift, generator))
         imagined = self.imagines(step)
-        if self.stage != "adapter":
-            return self.cola(
+        if self.turn.reads == "actions":
+            return self._real_action_loss(batch, latents, imagined, generator)
+        if self.turn.stage == "adapter":
+            return self._adapter_loss(batch, latents, imagined, generator)
+        if self.turn.stage == "lam":
+            loss, metrics = self._two_stage_loss(frames, latents, seen, step, generator)
+        else:
+            loss, metrics = self.cola(
                 latents,
                 generator,
-                use_actions=self.stage != "pretrain",
+                use_actions=self.turn.stage != "pretrain",
+                seen=seen,
                 imagined=imagined,
                 commitment=self.commitment(step),
+                flow_to_lam=self.turn.flow_to_lam,
+                flow_to_video=self.turn.flow_to_video,
             )
-        return self._adapter_loss(batch, latents, imagined, generator)
+        if labelled is not None and self.config.action_weight and "inverse_dynamics" in self.turn.trained:
+            with torch.no_grad():
+                clips = self.codec.encode(random_shift(labelled.frames, self.config.shift, generator))
+            read = self.action_head.loss(self.cola.latent_actions(clips).latents, labelled.actions)
+            loss, metrics = loss + self.config.action_weight * read, {**metrics, "action": read.detach()}
+        return loss, metrics
+
+    def _two_stage_loss(
+        self, frames: Tensor, latents: Tensor, seen: Tensor, step: int, generator: Chance
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The latent action model through its own forward dynamics model."""
+        latent = self.cola.latent_actions(seen, generator, commitment=self.commitment(step))
+        pixels = self.forward_dynamics.config.output == "pixel"
+        target, weight = (to_signed(frames), PIXEL_WEIGHT) if pixels else (latents, LATENT_WEIGHT)
+        error = F.mse_loss(self.forward_dynamics(target[:, :-1], latent.latents), target[:, 1:])
+        return weight * error + latent.loss, {"reconstruction": error.detach(), **latent.parts}
+
+    def _real_action_loss(
+        self, batch: Batch, latents: Tensor, imagined: bool, generator: Chance
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The world model on real actions; clips whose actions are not known teach it without."""
+        unknown = ~labelled_steps(batch.actions)
+        actions = self.adapter(batch.actions.nan_to_num(), None)
+        latent = Bottlenecked(latents=actions, indices=None, loss=actions.new_zeros(()), parts={})
+        return self.cola.world_loss(latents, latent, generator, imagined=imagined, dropped=unknown)
 
     def _adapter_loss(
-        self, batch: Batch, latents: Tensor, imagined: bool, generator: torch.Generator
+        self, batch: Batch, latents: Tensor, imagined: bool, generator: Chance
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The adapter on the inverse dynamics model's codes; the world model on those codes, or on the adapter's own."""
+        """The adapter on the inverse dynamics model's codes; the world model on those codes, or on the adapter's
+        own."""
         bottleneck, frames = self.cola.bottleneck, self.adapter.config.context_frames
         with torch.no_grad():
             codes = self.cola.latent_actions(latents)
-        predicted = self.adapter(batch.actions, context_windows(latents, frames))
-        adapted, parts = adapter_loss(bottleneck, predicted, codes.latents, codes.indices)
-        given = bottleneck.snap(predicted).latents if self.adapter.config.snap else predicted
-        draw = torch.rand(len(latents), 1, 1, generator=generator, device=latents.device)
-        through = draw < self.config.through_adapter
-        actions, context = torch.where(through, given, codes.latents), None
+        known, real = labelled_steps(batch.actions), batch.actions.nan_to_num()
+        answer = self.adapter(real, context_windows(latents, frames))
+        kind = self.adapter.config.kind
+        adapted, parts = adapter_loss(bottleneck, answer, codes.latents, codes.indices, kind, known)
+        drawn = draw(torch.rand, (len(latents), 1, 1), generator, latents.device)
+        through = (drawn < self.config.through_adapter) & known.all(dim=1)[:, None, None]
+        actions, context = torch.where(through, latents_of(self.adapter, bottleneck, answer), codes.latents), None
         if imagined:
             context = self.cola.imagined_context(latents, actions)
             seen = context_windows(torch.cat([context, latents[:, -1:]], dim=1), frames)
-            actions = torch.where(through, adapt(self.adapter, bottleneck, batch.actions, seen), codes.latents)
+            actions = torch.where(through, adapt(self.adapter, bottleneck, real, seen), codes.latents)
         flow = self.cola.flow_loss(latents, actions, generator, context=context)
         return self.cola.flow.weight * flow + self.config.adapter_weight * adapted, {"flow": flow.detach(), **parts}
 
     def commitment(self, step: int) -> float:
-        """The commitment loss grows in over the warm-up: before the codes are of use it would only herd them together."""
-        return min(1.0, step / max(1, self.config.steps)) if self.stage == "warmup" else 1.0
+        """The commitment loss grows in over the first steps of latent-action training: before the codes are of use it
+        would only herd them together."""
+        return min(1.0, (self.steps_before + step) / max(1, self.config.commitment_ramp))
 
     def imagines(self, step: int) -> bool:
         """Whether step ``step`` lies in the stretch on imagined frames."""
-        return step >= self.config.steps * (1.0 - self.config.imagined)
+        return step >= self.config.steps - round(self.config.steps * self.config.imagined)

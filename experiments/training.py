@@ -6,29 +6,34 @@ replaced whole) and, after each stage, ``system/``. Random draws of step k come 
 killed anywhere goes on as if it never stopped.
 """
 
+import contextlib
 import functools
-import json
-import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Literal
 
+import numpy as np
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.utils import broadcast_object_list
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
-from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from colaworld.adapters.system import ColaSystem, save_system, staged
 from colaworld.envs.demos import ClipDataset
+from colaworld.experiments.batch_parts import Part, WaitingTime, agreed, means, parts_of
 from colaworld.experiments.batches import Batch, StepBatches, collate, derived_seed
-from colaworld.experiments.stages import TRAINED, TRAINED_BY, StageConfig, StageModel, StageName
+from colaworld.experiments.budget import StageCost, record_cost, step_flops
+from colaworld.experiments.guard import CodebookCollapse, Guard, GuardConfig, Verdict
+from colaworld.experiments.recipes import RECIPES, StageName, Turn
+from colaworld.experiments.run_folder import Journal, Progress, load_checkpoint, read_progress, save_checkpoint
+from colaworld.experiments.stage_config import StageConfig
+from colaworld.experiments.stages import StageModel
 from colaworld.experiments.watch import watch
 from colaworld.models.video_transformer import VideoTransformer
 
@@ -51,14 +56,26 @@ class LoopConfig:
     """Of the averaged weights that are watched and saved."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """accelerate's."""
+    accumulate: int = 1
+    """Parts that a process works a batch off in, one after another, to save memory. Batch statistics are then each
+    part's own."""
+    gradient_checkpointing: bool = False
+    """Whether the video model's blocks are computed again in the backward pass, to save memory."""
+    loader_workers: int = 0
+    """Processes that read clips ahead; 0 reads them between steps."""
     compile: bool = False
-    """torch.compile the video model's training pass: a minute at the start, a quarter less time a step after it; needs a C++
-    compiler."""
+    """torch.compile the video model's training pass: a minute at the start, a quarter less time a step after it; needs
+    a C++ compiler."""
 
     def __post_init__(self) -> None:
         if min(self.log_every, self.watch_every) < 1:
             raise ValueError(
                 f"log_every and watch_every must be 1 or more, got {self.log_every} and {self.watch_every}"
+            )
+        if self.accumulate < 1 or self.loader_workers < 0:
+            raise ValueError(
+                f"accumulate must be 1 or more and loader_workers 0 or more, got {self.accumulate} and "
+                f"{self.loader_workers}"
             )
         if not 0.0 <= self.ema_decay < 1.0:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
@@ -71,57 +88,22 @@ class Data:
     train: ClipDataset
     watched_train: Batch
     held_out: Batch
-
-
-class Journal:
-    """Numbers to ``metrics.jsonl`` and to accelerate's trackers. On resume, lines past the checkpoint are dropped."""
-
-    def __init__(self, accelerator: Accelerator, folder: Path, done: int) -> None:
-        self.accelerator, self.path = accelerator, folder / "metrics.jsonl"
-        if accelerator.is_main_process and self.path.exists():
-            kept = [line for line in self.path.read_text().splitlines() if _total_step(line) <= done]
-            partial = self.path.with_suffix(".partial")
-            partial.write_text("".join(line + "\n" for line in kept))
-            os.replace(partial, self.path)
-
-    def write(self, stage: str, step: int, total: int, metrics: Mapping[str, float]) -> None:
-        """One line. ``total`` counts steps over all stages."""
-        if not self.accelerator.is_main_process:
-            return
-        with self.path.open("a") as file:
-            file.write(json.dumps({"stage": stage, "step": step, "total_step": total, **metrics}) + "\n")
-        self.accelerator.log({f"{stage}/{key}": value for key, value in metrics.items()}, step=total)
-
-
-def _total_step(line: str) -> float:
-    try:
-        return json.loads(line)["total_step"]
-    except (json.JSONDecodeError, KeyError):
-        return float("inf")  # a line cut short by a kill
+    labelled: ClipDataset | None = None
+    """Clips whose actions a recipe may see before the adapter stage; None: none."""
+    known: Sequence[int] | None = None
+    """Numbers of the training clips whose actions are known, where few are: a recipe of real actions draws half of
+    every batch from them. None: all are known."""
 
 
 def make_accelerator(folder: Path, config: LoopConfig, trackers: list[str]) -> Accelerator:
-    """Every process gets its share of one global batch, whatever their number."""
+    """Every process gets its share of one global batch, whatever their number. Nothing is written yet."""
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         dataloader_config=DataLoaderConfiguration(split_batches=True),
         log_with=trackers,
         project_dir=str(folder),
     )
-    accelerator.init_trackers("tensorboard")
     return accelerator
-
-
-def read_progress(folder: Path) -> tuple[str | None, int]:
-    """Stage and step of the last checkpoint; (None, 0) when there is none."""
-    path = folder / "checkpoint" / "progress.json"
-    if not path.is_file():
-        return None, 0
-    try:
-        progress = json.loads(path.read_text())
-        return progress["stage"], progress["step"]
-    except (json.JSONDecodeError, KeyError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); remove the checkpoint to begin its stage again") from error
 
 
 def train_stage(
@@ -134,48 +116,83 @@ def train_stage(
     folder: Path,
     *,
     steps_before: int,
+    stream_before: int = 0,
+    guard: GuardConfig = GuardConfig(),
 ) -> ColaSystem:
-    """Train one stage to its end from wherever its checkpoint stands, write ``folder/system`` and return the system
-    with EMA weights.
+    """Train one stage of the system's recipe to its end from wherever its checkpoint stands, write ``folder/system`` and
+    ``budget.json``, and return the system with EMA weights. ``stream_before``: steps that earlier stages of the same
+    stream of clips have taken.
 
-    FloatingPointError when a loss is not finite; what the last checkpoint held stays on disk.
+    FloatingPointError when a loss is not finite, CodebookCollapse when the guard says stop; what the last checkpoint
+    held stays on disk.
     """
-    model = StageModel(system, stage, config)
+    recipe = RECIPES[system.info.recipe]
+    turn = recipe.turn(stage)
+    model = StageModel(system, turn, config, steps_before=stream_before)
+    watcher = Guard(guard, system.bottleneck.code_sizes)
+    most = watcher.limit(stage, config.steps)
+    flops = _flops(accelerator, model, data, stage)  # in every process: batch statistics are shared by all
     if loop.compile:
         compile_training(system.video)
+    if loop.gradient_checkpointing and system.video is not None:
+        system.video.enable_gradient_checkpointing()
     parameters = model.trained_parameters()
     optimizer = torch.optim.AdamW(parameters, config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay)
     scheduler = get_scheduler(
-        "cosine", optimizer, num_warmup_steps=config.learning_rate_warmup, num_training_steps=max(config.steps, 1)
+        # A stage without a fixed end has nothing to decay towards.
+        "cosine" if most == config.steps else "constant_with_warmup",
+        optimizer,
+        num_warmup_steps=config.learning_rate_warmup,
+        num_training_steps=max(config.steps, 1),
     )
     ema = EMAModel(parameters, decay=loop.ema_decay, use_ema_warmup=True, power=0.75)
-    resumed, start = read_progress(folder)
-    start = start if resumed == stage else 0
+    progress = read_progress(folder)
+    if progress.stage != stage:
+        progress = Progress(stage=stage)
     wrapped, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
     accelerator._custom_objects.clear()
     accelerator.register_for_checkpointing(ema)
-    if start:
-        _load_checkpoint(accelerator, folder / "checkpoint")
+    if progress.step:
+        load_checkpoint(accelerator, folder / "checkpoint")
     ema.to(accelerator.device)
-    sampler = StepBatches(
-        len(data.train), config.batch_size, seed=loop.seed, stage=stage, start=start, stop=config.steps
+    clips = StepBatches(
+        len(data.train),
+        config.batch_size,
+        seed=loop.seed,
+        stage=turn.stream,
+        start=stream_before + progress.step,
+        stop=stream_before + most,
+        half_of=data.known if turn.reads == "actions" else None,
     )
-    loader = accelerator.prepare(DataLoader(data.train, batch_sampler=sampler, collate_fn=_as_dict))
-    journal = Journal(accelerator, folder, steps_before + start)
-    saved, shown = time.monotonic(), {}
+    loader = accelerator.prepare(
+        DataLoader(data.train, batch_sampler=clips, collate_fn=_as_dict, num_workers=loop.loader_workers)
+    )
+    journal = Journal(accelerator, folder, steps_before + progress.step)
+    verdict: Verdict | None = None
+    done = progress.step
+    began, saved, shown = time.monotonic() - progress.seconds, time.monotonic(), {}
     bar = tqdm(
-        total=config.steps, initial=start, desc=f"{stage:>8}", disable=not accelerator.is_main_process, mininterval=1.0
+        total=config.steps,
+        initial=progress.step,
+        desc=f"{stage:>8}",
+        disable=not accelerator.is_main_process,
+        mininterval=1.0,
     )
-    for step, tensors in enumerate(loader, start=start):
-        batch = Batch(**tensors)
-        seed = derived_seed(loop.seed, stage, "noise", step, accelerator.process_index)
+    reading = WaitingTime(loader)
+    for step, tensors in enumerate(reading, start=progress.step):
+        seed = derived_seed(loop.seed, turn.stream, "noise", stream_before + step, 0)
         torch.manual_seed(seed)
-        loss, metrics = wrapped(batch, step, torch.Generator(accelerator.device).manual_seed(seed))
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss of stage {stage} is {loss.item()} at step {step}; see {folder / 'metrics.jsonl'}"
-            )
-        accelerator.backward(loss)
+        losses = []
+        for part in parts_of(Batch(**tensors), accelerator, loop.accumulate, seed):
+            last = len(losses) == loop.accumulate - 1
+            with contextlib.nullcontext() if last else accelerator.no_sync(wrapped):
+                loss, metrics = wrapped(part.batch, step, part.chance, _labelled(data, config, seed, part))
+                if not torch.isfinite(loss):
+                    raise FloatingPointError(
+                        f"the loss of stage {stage} is {loss.item()} at step {step}; see {folder / 'metrics.jsonl'}"
+                    )
+                accelerator.backward(loss / loop.accumulate)
+            losses.append({"loss": loss.detach(), **metrics})
         accelerator.clip_grad_norm_(parameters, loop.gradient_clip)
         optimizer.step()
         scheduler.step()
@@ -184,30 +201,89 @@ def train_stage(
         done = step + 1
         bar.update()
         if done % loop.log_every == 0 or done == config.steps:
-            shown = {"loss": loss.item(), **{key: value.item() for key, value in metrics.items()}}
+            shown = means(losses, accelerator)
             bar.set_postfix({key: f"{value:.3g}" for key, value in shown.items()}, refresh=False)
             journal.write(stage, done, steps_before + done, shown | {"learning_rate": scheduler.get_last_lr()[0]})
-        if done % loop.watch_every == 0 or done == config.steps:
-            journal.write(
-                stage, done, steps_before + done, _watched(ema, parameters, system, stage, data, loop.seed, bar)
-            )
-        if time.monotonic() - saved > loop.checkpoint_seconds and done < config.steps:
-            _checkpoint(accelerator, folder, stage, done)
+        if done % loop.watch_every == 0 or done in (config.steps, most):
+            numbers = _watched(ema, parameters, system, turn, data, loop.seed, bar)
+            journal.write(stage, done, steps_before + done, numbers)
+            verdict = watcher.judge(journal.looks, stage=stage, planned=config.steps)
+            verdict = broadcast_object_list([verdict])[0]  # all processes go on, or none
+            if verdict.collapsed and guard.action == "stop":
+                raise CodebookCollapse(verdict.why)
+            if verdict.news or (done >= config.steps and guard.action == "extend"):
+                say(bar, f"guard: {verdict.why}")
+            if done >= config.steps and not verdict.goes_on:
+                break
+        if done < most and agreed(time.monotonic() - saved > loop.checkpoint_seconds, accelerator):
+            save_checkpoint(accelerator, folder, Progress(stage=stage, step=done, seconds=time.monotonic() - began))
             saved = time.monotonic()
     bar.close()
     if config.steps:
         ema.copy_to(parameters)
-        _recalibrate(system, stage, data)
+        _recalibrate(system, turn, data)
     if stage == "codec" and config.steps:
         system.codec.standardise(_standardising_frames(data.train))
     system = staged(system, stage)
     if accelerator.is_main_process:
-        untrained = {name: None for name in system.parts() if name not in TRAINED_BY[stage]}
-        save_system(replace(system, **untrained), folder / "system")
+        cost = StageCost(
+            steps=done,
+            samples=done * config.batch_size,
+            seconds=time.monotonic() - began,
+            flops=flops * config.batch_size * done / max(1, config.steps),
+            parameters=sum(parameter.numel() for parameter in parameters),
+            waited=reading.seconds,
+            why=verdict.why if verdict is not None and most > config.steps else "as planned",
+        )
+        record_cost(folder, stage, cost)
+        save_system(only_trained(system, recipe.trained_by(stage)), folder / "system")
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     accelerator.free_memory()
     accelerator.wait_for_everyone()
     return system
+
+
+def say(bar: tqdm, text: str) -> None:
+    """A line above the bar, of the process that has one."""
+    if not bar.disable:
+        bar.write(f"  {text}")
+
+
+def only_trained(system: ColaSystem, names: Sequence[str]) -> ColaSystem:
+    """The system without the parts that have not learned anything."""
+    return replace(system, **{name: None for name in system.parts() if name not in names})
+
+
+def _flops(accelerator: Accelerator, model: StageModel, data: Data, stage: str) -> float:
+    """Operations of a whole stage for each clip of its batches."""
+    config, clips = model.config, min(2, len(data.watched_train.frames))
+    batch = Batch(**{name: value[:clips] for name, value in vars(data.watched_train).items()})
+    labelled = None
+    if data.labelled is not None and config.action_weight:
+        labelled = Batch(**{name: value[: max(1, clips // 2)] for name, value in vars(batch).items()})
+
+    def one(step: int) -> float:
+        generator = torch.Generator(accelerator.device).manual_seed(0)
+        return step_flops(model, lambda copy: copy(batch, step, generator, labelled)[0]) / clips
+
+    if not config.steps:
+        return 0.0
+    state = torch.random.get_rng_state()
+    imagined = sum(model.imagines(step) for step in range(config.steps))
+    total = (config.steps - imagined) * (one(0) if imagined < config.steps else 0.0)
+    total += imagined * (one(config.steps - 1) if imagined else 0.0)
+    torch.random.set_rng_state(state)
+    return total
+
+
+def _labelled(data: Data, config: StageConfig, seed: int, part: Part) -> Batch | None:
+    """Labelled clips for the action head, half as many as the batch has; of these the part's own."""
+    if data.labelled is None or not config.action_weight:
+        return None
+    draw, share = np.random.default_rng(derived_seed(seed, "labelled")), part.chance
+    count = max(1, config.batch_size // share.parts // 2)
+    chosen = draw.integers(len(data.labelled), size=count * share.parts)[share.part * count :][:count]
+    return collate([data.labelled[int(index)] for index in chosen]).to(part.batch.frames.device)
 
 
 def compile_training(video: VideoTransformer) -> None:
@@ -222,52 +298,24 @@ def _as_dict(clips: list) -> dict[str, torch.Tensor]:
     return vars(collate(clips))  # accelerate splits and moves dicts of tensors
 
 
-def _watched(ema, parameters, system, stage: str, data: Data, seed: int, bar: tqdm) -> dict[str, float]:
+def _watched(ema, parameters, system, turn: Turn, data: Data, seed: int, bar: tqdm) -> dict[str, float]:
     """The watched numbers under the EMA weights, also shown above the bar."""
     ema.store(parameters)
     ema.copy_to(parameters)
     norm = {key: value.clone() for key, value in system.bottleneck.state_dict().items() if key.startswith("norm.")}
-    _recalibrate(system, stage, data)
-    numbers = watch(staged(system, stage), stage, data.watched_train, data.held_out, seed=seed)
+    _recalibrate(system, turn, data)
+    numbers = watch(staged(system, turn.stage), turn, data.watched_train, data.held_out, seed=seed)
     ema.restore(parameters)
     system.bottleneck.load_state_dict(norm, strict=False)
-    bar.write(f"  {stage} held out: " + "  ".join(f"{key} {value:.3f}" for key, value in numbers.items()))
+    say(bar, f"{turn.stage} held out: " + "  ".join(f"{key} {value:.3f}" for key, value in numbers.items()))
     return {f"held_out/{key}": value for key, value in numbers.items()}
 
 
 @torch.no_grad()
-def _recalibrate(system: ColaSystem, stage: StageName, data: Data) -> None:
+def _recalibrate(system: ColaSystem, turn: Turn, data: Data) -> None:
     """The bottleneck standardises by the averaged weights' own statistics, where those weights changed."""
-    if "inverse_dynamics" in TRAINED[stage]:
+    if "inverse_dynamics" in turn.trained:
         system.bottleneck.recalibrate(system.inverse_dynamics(system.codec.encode(data.watched_train.frames)))
-
-
-def _load_checkpoint(accelerator: Accelerator, path: Path) -> None:
-    """ValueError naming the folder when a file in it is damaged or missing."""
-    try:
-        accelerator.load_state(str(path))
-    except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, KeyError, UnpicklingError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"{path}: the checkpoint cannot be read ({first}); remove it to begin its stage again"
-        ) from error
-
-
-def _checkpoint(accelerator: Accelerator, folder: Path, stage: str, step: int) -> None:
-    """Everything the loop needs, in a new folder that replaces the old one only when it is whole."""
-    fresh, final, old = folder / "checkpoint.partial", folder / "checkpoint", folder / "checkpoint.old"
-    if accelerator.is_main_process:
-        shutil.rmtree(fresh, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(fresh))
-    if accelerator.is_main_process:
-        (fresh / "progress.json").write_text(json.dumps({"stage": stage, "step": step}))
-        shutil.rmtree(old, ignore_errors=True)
-        if final.exists():
-            os.replace(final, old)
-        os.replace(fresh, final)
-        shutil.rmtree(old, ignore_errors=True)
-    accelerator.wait_for_everyone()
 
 
 def _standardising_frames(dataset: ClipDataset) -> torch.Tensor:

@@ -1,8 +1,9 @@
 """A goal-reaching task small enough to run in milliseconds: a bright square that walks over a 16x16 picture, its
-world, its expert.
+world, its expert. And recordings of nothing, written without a simulator.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from colaworld.envs.recording import SceneHeader, Trajectory, write_recording
 from colaworld.experiments.goal_tasks import GoalInstance
 
 SIZE = 16
@@ -118,3 +120,51 @@ def spot_tasks() -> type[SpotTasks]:
 def spot_world() -> type[SpotWorld]:
     """The class, so that a test can spoil it."""
     return SpotWorld
+
+
+def _fake_trajectory(seed: int, frames: int, size: int) -> Trajectory:
+    """Made from ``seed`` alone: a grainy picture that brightens, a gripper on a line, one of two objects that moves."""
+    rng = np.random.default_rng(seed)
+    number = np.arange(frames)
+    down = np.linspace(40, 160, size)[None, :, None, None]
+    grain = rng.integers(-6, 7, (frames, size, size, 3))
+    picture = down + 2 * number[:, None, None, None] + rng.integers(20) + grain
+    start = rng.uniform(-0.2, 0.2, 3)
+    line = start + 0.01 * number[:, None] * (1.0, 0.0, 0.0)
+    return Trajectory(
+        agentview=picture.astype(np.uint8),
+        ee_pos=line,
+        gripper_states=np.zeros((frames, 2)),
+        object_pos=np.stack([line + (0, 0.1, 0), np.broadcast_to(start, (frames, 3))], axis=1),
+        object_names=("bowl", "plate"),
+        actions=rng.integers(-64, 65, (frames - 1, 5, 7)) / 64,
+        states=rng.normal(size=(frames, 4)),
+        rewards=np.zeros(frames - 1),
+        dones=np.zeros(frames - 1),
+        seed=seed,
+        kind="play",
+    )
+
+
+@pytest.fixture
+def fake_recording() -> Callable[..., list[Trajectory]]:
+    """``write(path, seeds)`` writes a recording without a simulator and returns what is in it."""
+
+    def write(
+        path: Path, seeds: Iterable[int], *, task_id: int = 0, frames: int = 6, size: int = 16
+    ) -> list[Trajectory]:
+        header = SceneHeader(
+            suite="libero_goal",
+            task_id=task_id,
+            bddl_file_name="task.bddl",
+            frame_skip=5,
+            render_profile="lite",
+            height=size,
+            width=size,
+            versions={"mujoco": "3.3.2"},
+        )
+        trajectories = [_fake_trajectory(seed, frames, size) for seed in seeds]
+        write_recording(path, header, trajectories)
+        return trajectories
+
+    return write

@@ -1,14 +1,28 @@
 """The adapter's own fit on tabulated transitions, and the packing of weights."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from colaworld.adapters.system import load_system, save_system, staged
+from colaworld.adapters.action_adapter import ActionAdapter
+from colaworld.adapters.system import ColaSystem, load_system, save_system, staged
 from colaworld.envs.demos import Episode
 from colaworld.experiments import package_weights
-from colaworld.experiments.adapter_fit import AdapterFitConfig, fit_adapter, tabulate
+from colaworld.experiments.adapter_fit import (
+    AdapterFitConfig,
+    best_row,
+    fit_adapter,
+    held_out_metrics,
+    start_constant,
+    tabulate,
+)
+from colaworld.experiments.labels import labelled, withhold_labels
 from colaworld.experiments.presets import PRESETS, build
+from colaworld.models.bottleneck import Bottleneck
+
+KINDS = ("nearest", "regress", "classify")
 
 
 def episodes(count: int = 3, frames: int = 9) -> list[Episode]:
@@ -40,13 +54,23 @@ def episodes(count: int = 3, frames: int = 9) -> list[Episode]:
     return made
 
 
-def fresh_system():
+def fresh_system(kind: str = "nearest") -> ColaSystem:
     torch.manual_seed(0)
     system = build(PRESETS["nano"], height=32, width=32, frame_skip=5, action_dim=7, render_profile="lite")
     system.model().latent_actions(torch.randn(4, 9, 4, 4, 4))  # k-means over a first batch
+    seen = system.codec.encode(torch.from_numpy(np.stack([each.frames for each in episodes(12)])))
+    system.bottleneck.recalibrate(system.inverse_dynamics(seen))
+    if kind != "nearest":
+        sizes = system.bottleneck.code_sizes if kind == "classify" else ()
+        made = {"kind": kind, "code_sizes": sizes}
+        system.adapter = ActionAdapter(**{**made_with(system.adapter), **made})
     for part in system.parts().values():
         part.eval()
     return system
+
+
+def made_with(adapter: ActionAdapter) -> dict:
+    return {name: value for name, value in adapter.config.items() if not name.startswith("_")}
 
 
 def test_the_table_is_what_the_latent_action_model_says():
@@ -60,19 +84,122 @@ def test_the_table_is_what_the_latent_action_model_says():
 
 
 def test_the_fit_learns_and_follows_its_seed():
-    played, results = episodes(), []
-    for steps in (0, 200, 200):
-        system = fresh_system()
-        results.append(fit_adapter(system, played, played, AdapterFitConfig(steps=steps, batch_size=32), seed=0))
+    played, results = episodes(8), []
+    for steps in (0, 100, 100):
+        config = AdapterFitConfig(steps=steps, batch_size=32, learning_rate=3e-3)
+        results.append(fit_adapter(fresh_system(), played, played, config, seed=0))
     assert results[1]["adapter_cross_entropy"] < 0.7 * results[0]["adapter_cross_entropy"]
     assert results[1] == results[2]
 
 
-def test_a_fit_on_actions_that_are_no_numbers_stops():
-    played = episodes()
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_beats_the_constant_and_compares(kind):
+    played, config = episodes(28), AdapterFitConfig(steps=200, batch_size=64, learning_rate=3e-3)
+    fitted = fit_adapter(fresh_system(kind), played[:24], played[24:], config, seed=0)
+    assert fitted["steps"] > 0
+    assert fitted["adapter_accuracy"] > 0.8 > fitted["adapter_majority"] + 0.2
+    assert fitted["adapter_relative_error_snapped"] < 0.5
+    if kind != "nearest":  # whose point between the codes is taught directions, not distances
+        assert fitted["adapter_relative_error"] < 0.4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_few_labels_that_say_nothing_make_nothing_worse(kind):
+    def noise(count: int, seed: int) -> list[Episode]:
+        draw = np.random.default_rng(seed)
+        return [
+            replace(each, frames=draw.integers(0, 256, each.frames.shape, dtype=np.uint8)) for each in episodes(count)
+        ]
+
+    train, held_out, results = noise(6, 1), noise(12, 2), []
+    for validation in (0.0, 0.1):
+        config = AdapterFitConfig(steps=150, batch_size=32, learning_rate=1e-2, validation=validation)
+        results.append(fit_adapter(fresh_system(kind), train, held_out, config, seed=0))
+    learned_by_heart, chosen = results
+    loss = {"regress": "adapter_error", "classify": "adapter_cross_entropy"}.get(kind, "adapter_relative_error_snapped")
+    system = fresh_system(kind)
+    start_constant(system, tabulate(system, train))
+    constant = held_out_metrics(system, tabulate(system, train), tabulate(system, held_out))
+    assert chosen[loss] < 1.02 * constant[loss] < learned_by_heart[loss]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_fit_starts_at_the_best_constant(kind):
+    system = fresh_system(kind)
+    table = tabulate(system, episodes(6))
+    start_constant(system, table)
+    answers = table.answer(system, torch.arange(len(table.actions)))[0]
+    assert torch.equal(answers, answers[:1].expand_as(answers))
+    if kind != "classify":
+        torch.testing.assert_close(answers[0], table.latents.mean(dim=0))
+        return
+    for token, logits in enumerate(answers[0].view(2, 8)):
+        counts = table.indices[:, token].bincount(minlength=8) + 1.0
+        torch.testing.assert_close(logits.exp(), counts / counts.sum())
+
+
+def test_the_best_number_of_steps_is_taken_only_where_it_is_surely_better_than_none():
+    constant = np.array([3.0, 4.0, 5.0, 4.0])
+    surely, perhaps = constant - [0.4, 0.5, 0.6, 0.5], constant - [4.0, -1.0, 0.5, -0.5]
+    assert best_row(np.stack([constant, surely, constant + 1.0])) == 1
+    assert best_row(np.stack([constant, perhaps, constant + 1.0])) == 0
+    assert best_row(np.stack([constant, constant + 1.0])) == 0
+    assert best_row(np.array([[2.0], [1.0]])) == 0
+
+
+def test_only_labelled_transitions_are_learned_from():
+    train, held_out = episodes(6), episodes(8)[6:]
+    few = withhold_labels(train, 0.5, seed=0)
+    labelled(few)[0].actions[3:5] = np.nan  # some steps of a trajectory may be unknown, too
+    system = fresh_system()
+    table = tabulate(system, few)
+    assert len(table.actions) == len(table.latents) == len(table.context) == 3 * 8 - 2
+    assert table.actions.isfinite().all() and table.trajectory.unique().tolist() == [0, 1, 2]
+    config = AdapterFitConfig(steps=20, batch_size=16)
+    results = []
+    for train_on in (few, labelled(few)):
+        system = fresh_system()
+        results.append((fit_adapter(system, train_on, held_out, config, seed=0), system.adapter.state_dict()))
+    (fitted, weights), (same, same_weights) = results
+    assert fitted == same and all(torch.equal(weights[name], same_weights[name]) for name in weights)
+    assert all(value.isfinite().all() for value in weights.values())
+    flat = table.actions.reshape(-1, 7)
+    torch.testing.assert_close(weights["action_mean"], flat.mean(dim=0))
+    assert all(np.isfinite(list(fitted.values())))
+
+
+def test_one_labelled_trajectory_is_fitted_without_harm():
+    played = episodes(4)
+    fitted = fit_adapter(
+        fresh_system("regress"), played[:1], played[1:], AdapterFitConfig(steps=100, batch_size=16), seed=0
+    )
+    assert fitted["adapter_relative_error"] < 1.1
+    single = [replace(played[0], frames=played[0].frames[:2], actions=played[0].actions[:1])]
+    config = AdapterFitConfig(steps=10, batch_size=16)
+    assert fit_adapter(fresh_system("regress"), single, played[1:], config, seed=0)["steps"] == 0
+
+
+def test_labels_that_are_missing_or_damaged_are_named():
+    played, config = episodes(), AdapterFitConfig(steps=3, batch_size=32)
+    unknown = [replace(each, actions=np.full_like(each.actions, np.nan)) for each in played]
+    with pytest.raises(ValueError, match="none of 3 trajectories has any"):
+        fit_adapter(fresh_system(), unknown, played, config, seed=0)
     played[0].actions[2, 1, 3] = float("nan")
-    with pytest.raises(FloatingPointError, match="adapter's fit is nan at step 0"):
-        fit_adapter(fresh_system(), played, played, AdapterFitConfig(steps=3, batch_size=32), seed=0)
+    with pytest.raises(ValueError, match="step 2 of demo_0 in squares is not finite"):
+        fit_adapter(fresh_system(), played, episodes(), config, seed=0)
+
+
+def test_a_fit_that_runs_away_stops():
+    config = AdapterFitConfig(steps=50, batch_size=32, learning_rate=1e30, validation=0.0)
+    with pytest.raises(FloatingPointError, match="adapter's fit is (nan|inf) at step"):
+        fit_adapter(fresh_system(), episodes(), episodes(), config, seed=0)
+
+
+def test_an_adapter_of_codes_for_a_bottleneck_without_any_is_refused():
+    system = fresh_system()
+    system.bottleneck = Bottleneck(kind="continuous", width=8)
+    with pytest.raises(ValueError, match="no codes"):
+        fit_adapter(system, episodes(), episodes(), AdapterFitConfig(steps=3), seed=0)
 
 
 def test_packing_shares_the_codec_and_refuses_what_does_not_fit(tmp_path, monkeypatch):
@@ -95,3 +222,5 @@ def test_packing_shares_the_codec_and_refuses_what_does_not_fit(tmp_path, monkey
 def test_an_empty_batch_is_named():
     with pytest.raises(ValueError, match="batch_size >= 1, got 10, 0"):
         AdapterFitConfig(steps=10, batch_size=0)
+    with pytest.raises(ValueError, match=r"lie in \[0, 0.5\], got 0.7"):
+        AdapterFitConfig(validation=0.7)

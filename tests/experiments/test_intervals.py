@@ -4,8 +4,17 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
-from colaworld.experiments.intervals import bootstrap_mean, exact_mcnemar, wilson
+from colaworld.experiments.intervals import (
+    bootstrap_mean,
+    exact_mcnemar,
+    mcnemar_power,
+    paired_difference,
+    pairs_needed,
+    sign_flip_test,
+    wilson,
+)
 
 
 def test_wilson_against_the_formula() -> None:
@@ -69,3 +78,46 @@ def test_bootstrap_refuses_too_little_and_nan() -> None:
         bootstrap_mean([1.0])
     with pytest.raises(ValueError, match="1 are not"):
         bootstrap_mean([1.0, math.nan])
+
+
+def test_paired_difference_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng, truth, pairs = np.random.default_rng(0), 0.35 - 0.1, 24
+    draws = rng.multinomial(pairs, [0.35, 0.1, 0.55], 2000)
+    intervals = [paired_difference(first, second, pairs) for first, second, _ in draws]
+    assert 0.93 < np.mean([each.low <= truth <= each.high for each in intervals]) < 0.98
+    assert intervals[0].estimate == pytest.approx((draws[0][0] - draws[0][1]) / pairs)
+    nothing = paired_difference(0, 0, 12)
+    assert -1 < nothing.low < nothing.estimate == 0 < nothing.high < 1, "no difference seen is not none there"
+    assert paired_difference(12, 0, 12).high <= 1
+    for counts in ((3, 2, 4), (-1, 0, 4), (0, 0, 0)):
+        with pytest.raises(ValueError, match="cannot be"):
+            paired_difference(*counts)
+
+
+@pytest.mark.parametrize(("first", "second"), [(6, 0), (8, 2), (3, 3), (0, 0), (1, 7)])
+def test_sign_flips_of_ones_are_the_exact_mcnemar_test(first: int, second: int) -> None:
+    a, b = [True] * first + [False] * (second + 5), [False] * first + [True] * second + [False] * 5
+    assert sign_flip_test([1] * first + [-1] * second + [0] * 5) == pytest.approx(exact_mcnemar(a, b).p_value)
+
+
+def test_sign_flips_of_many_units_are_drawn() -> None:
+    values = np.full(60, 0.5)
+    assert 0 < sign_flip_test(values, resamples=999) <= 0.002 + 1e-9
+    assert sign_flip_test(np.r_[values, -values], resamples=999) == 1.0
+
+
+def test_power_is_how_often_the_test_rejects() -> None:
+    draws = np.random.default_rng(0).multinomial(60, [0.3, 0.1, 0.6], 20_000)
+    least, both = draws[:, :2].min(axis=1), draws[:, :2].sum(axis=1)
+    rejected = np.minimum(1, 2 * binom.cdf(least, both, 0.5)) < 0.05
+    assert mcnemar_power(0.3, 0.1, 60) == pytest.approx(rejected.mean(), abs=0.01)
+    assert mcnemar_power(0.0, 0.0, 60) == 0.0 and mcnemar_power(1.0, 0.0, 5) == 0.0
+    assert mcnemar_power(1.0, 0.0, 6) == pytest.approx(1.0), "six wins of six are p = 0.03, five of five 0.06"
+
+
+def test_pairs_needed_have_the_power_and_fewer_do_not() -> None:
+    needed = pairs_needed(0.25, 0.1)
+    assert mcnemar_power(0.25, 0.1, needed) >= 0.8 > mcnemar_power(0.25, 0.1, needed - 1)
+    assert needed == pairs_needed(0.1, 0.25)
+    assert pairs_needed(0.2, 0.2) is None and pairs_needed(0.2, 0.199, most=1000) is None
+    assert pairs_needed(1.0, 0.0) == 6

@@ -9,7 +9,8 @@ from colaworld.adapters.system import save_system, staged
 from colaworld.experiments.goal_settings import EvalConfig
 from colaworld.experiments.libero_goal_tasks import LiberoGoalTasks
 from colaworld.experiments.presets import PRESETS, build
-from colaworld.experiments.vp2_eval import evaluate, world_of
+from colaworld.experiments.episode_player import world_of
+from colaworld.experiments.vp2_eval import evaluate
 
 
 def test_every_row_plays_in_the_real_simulator(reaching_env, tmp_path) -> None:
@@ -35,5 +36,9 @@ def test_every_row_plays_in_the_real_simulator(reaching_env, tmp_path) -> None:
     records = [json.loads(line) for line in (tmp_path / "out" / "episodes.jsonl").read_text().splitlines()]
     assert all(record["steps"] <= 15 and record["start_distance"] > 0.05 for record in records)
     assert len({record["start_distance"] for record in records}) == 1, "every row starts from the same state"
+    (simulator,) = summary["simulators"]
+    assert all(record["simulator"] == simulator for record in records)
+    assert (simulator["scene"], simulator["render_profile"]) == (records[0]["scene"], manifest.render_profile)
+    assert simulator["gl_renderer"] and simulator["drift_mm"] < 2 and simulator["psnr_db"] > 20
     (strip,) = (tmp_path / "out" / "pictures").glob("*.png")
     assert imageio.imread(strip).shape[0] > 4 * 128

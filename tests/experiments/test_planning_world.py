@@ -11,7 +11,8 @@ from colaworld.adapters.system import save_system, staged
 from colaworld.experiments.goal_settings import EvalConfig
 from colaworld.experiments.planning_world import load_world, system_hash
 from colaworld.experiments.presets import PRESETS, build
-from colaworld.experiments.vp2_eval import evaluate, world_of
+from colaworld.experiments.episode_player import world_of
+from colaworld.experiments.vp2_eval import evaluate
 
 
 def system():

@@ -13,11 +13,15 @@ from colaworld.envs.demos import Clip, Episode
 from colaworld.experiments.batches import StepBatches, fixed_batch, random_shift
 from colaworld.experiments.held_out import HeldOutConfig, compare, report_held_out
 from colaworld.experiments.presets import PRESETS, build
-from colaworld.experiments.stages import STAGES, TRAINED, StageConfig, StageModel
-from colaworld.experiments.train_world_model import TrainConfig, check_same_run, remember_run, starting_system, train
+from colaworld.experiments.recipes import RECIPES
+from colaworld.experiments.stage_config import StageConfig
+from colaworld.experiments.stages import StageModel
+from colaworld.experiments.train_config import TrainConfig, check_same_run, remember_run
+from colaworld.experiments.train_world_model import starting_system, train
 from colaworld.experiments.training import Data, LoopConfig, compile_training, make_accelerator, train_stage
 from colaworld.experiments.watch import displacement_r2
 
+COLA = RECIPES["cola"]
 LOOP = LoopConfig(log_every=1, watch_every=3, checkpoint_seconds=0.0)
 STAGE = StageConfig(steps=6, batch_size=2, learning_rate_warmup=2, shift=1, imagined=0.5)
 
@@ -120,7 +124,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path, name):
     assert damaged.exists()
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", COLA.stages)
 def test_a_stage_moves_its_own_parts_and_no_other(tmp_path, stage):
     before = {name: {k: v.clone() for k, v in part.state_dict().items()} for name, part in system_of().parts().items()}
     after = run(tmp_path, stage, Squares())
@@ -131,7 +135,7 @@ def test_a_stage_moves_its_own_parts_and_no_other(tmp_path, stage):
         )
         # The codebook is filled by k-means when it first sees tokens, whoever trains.
         if name != "bottleneck":
-            assert moved == (name in TRAINED[stage]), name
+            assert moved == (name in COLA.turn(stage).trained), name
 
 
 def test_logged_numbers(tmp_path):
@@ -154,8 +158,8 @@ def test_logged_numbers(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     class Broken(StageModel):
-        def forward(self, batch, step, generator):
-            loss, metrics = super().forward(batch, step, generator)
+        def forward(self, batch, step, generator, labelled=None):
+            loss, metrics = super().forward(batch, step, generator, labelled)
             return loss * (float("nan") if step == 3 else 1.0), metrics
 
     with pytest.MonkeyPatch.context() as patch:
@@ -173,7 +177,7 @@ def test_the_adapter_learns_through_the_world_model_only_when_asked(share):
         for parameter in [*system.conditioner.parameters(), *system.video.parameters()]:
             parameter.add_(0.1 * torch.randn_like(parameter))
     system.bottleneck(torch.randn(4, 40, 16))
-    model = StageModel(system, "adapter", replace(STAGE, through_adapter=share, imagined=1.0))
+    model = StageModel(system, COLA.turn("adapter"), replace(STAGE, through_adapter=share, imagined=1.0))
     batch = fixed_batch(Squares(), 2, seed=0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("colaworld.experiments.stages.adapter_loss", lambda *rest: (torch.zeros(()), {}))
@@ -254,7 +258,7 @@ def test_a_stage_does_not_begin_before_its_turn(tmp_path):
     run(tmp_path / "nano", "pretrain", Squares())
     init = tmp_path / "nano" / "system"
     config = TrainConfig(out=tmp_path / "new", preset="nano", init=init, stages=("adapter",))
-    with pytest.raises(ValueError, match="trained to stage 'pretrain', but stage 'adapter' begins after 'joint'"):
+    with pytest.raises(ValueError, match="trained to stage 'pretrain', but stage 'adapter' of recipe 'cola' begins after 'joint'"):
         starting_system(config, Squares())
 
 

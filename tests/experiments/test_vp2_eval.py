@@ -16,9 +16,12 @@ import pytest
 import torch
 
 from colaworld.experiments import vp2_eval
-from colaworld.experiments.goal_settings import EvalConfig, LiberoPrior, make_objective, make_planner
+from colaworld.experiments.goal_objectives import make_objective
+from colaworld.experiments.goal_settings import EvalConfig, LiberoPrior, make_planner
 from colaworld.experiments.goal_tasks import choose
-from colaworld.experiments.vp2_eval import LoadedWorld, evaluate
+from colaworld.experiments.planning_world import LoadedWorld
+from colaworld.experiments.goal_search import make_mpc
+from colaworld.experiments.vp2_eval import evaluate
 from colaworld.planning.cem import CEM
 from colaworld.planning.mppi import MPPI
 
@@ -46,6 +49,33 @@ def test_a_planner_with_the_true_world_reaches_its_goals(planner, objective, spo
     assert entry(summary, "all", "planner")["successes"] >= 5
     assert entry(summary, "all", "expert")["successes"] == 6
     assert entry(summary, "all", "random")["successes"] < 5
+
+
+def test_what_the_flags_say_reaches_the_search(spot_world) -> None:
+    class Differentiable(spot_world):
+        def with_gradients(self):
+            return self
+
+        def refined(self, steps):
+            finer = Differentiable()
+            finer.steps = steps
+            return finer
+
+    world = Differentiable()
+    signed = make_mpc(EvalConfig(gripper="sign", final_steps=3, budget_seconds=2.0), world)
+    drawn = signed.prior.distribution(4).sample(9, torch.Generator().manual_seed(0))
+    assert set(drawn[..., 6].unique().tolist()) == {-1, 1}
+    assert signed.final_world.steps == 3 and signed.config.budget_seconds == 2.0
+    assert make_mpc(EvalConfig(planner="icem", noise_exponent=1.5), world).prior.exponent == 1.5
+    assert make_mpc(EvalConfig(planner="gradient"), world).planner.gradients
+    assert make_mpc(EvalConfig(), world).final_world is None
+    for flags, message in (
+        ({"planner": "codes"}, "--planner codes needs a trained system as the world; Differentiable has no system"),
+        ({"planner": "gradient"}, "--planner gradient needs a trained system as the world; SpotWorld has no"),
+        ({"final_steps": 2}, "--final-steps needs a trained system as the world; SpotWorld has no refined"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make_mpc(EvalConfig(**flags), world if flags.get("planner") == "codes" else spot_world())
 
 
 def test_the_summary_follows_from_the_lines(spot_tasks, spot_world, tmp_path, capsys) -> None:
@@ -130,6 +160,28 @@ def test_a_folder_grows_but_does_not_mix(spot_tasks, spot_world, tmp_path) -> No
         with pytest.raises(ValueError, match=f"{name}.*name another --out"):
             evaluate(replace(QUICK, **change), tasks, loader(spot_world(), checkpoint), tmp_path)
     assert len(lines(tmp_path)) == count
+
+
+def test_the_summary_names_every_simulator_that_played(spot_tasks, tmp_path) -> None:
+    """A run that goes on elsewhere shows both machines; toy tasks have no simulator to name."""
+
+    class On(spot_tasks):
+        def __init__(self, renderer: str) -> None:
+            super().__init__()
+            self.renderer = renderer
+
+        def simulator(self, instance):
+            return {"gl_renderer": self.renderer, "psnr_db": 100.0}
+
+    def simulators(tasks, out: Path, **change) -> list[dict]:
+        config = replace(QUICK, rows=("random",), **change)
+        return json.loads(evaluate(config, tasks, loader(None), out).read_text())["simulators"]
+
+    assert simulators(On("here"), tmp_path / "a", episodes=2) == [{"gl_renderer": "here", "psnr_db": 100.0}]
+    both = simulators(On("there"), tmp_path / "a")
+    assert [each["gl_renderer"] for each in both] == ["here", "there"]
+    assert simulators(On("elsewhere"), tmp_path / "a") == both, "a finished run keeps those that played it"
+    assert simulators(spot_tasks(), tmp_path / "b", episodes=2) == []
 
 
 def test_damage_before_the_last_line_is_an_error(spot_tasks, spot_world, tmp_path) -> None:

@@ -1,0 +1,1 @@
+"""Worked examples of what ``docs/plug_in.md`` describes: a world model and a planner that are not of this package."""

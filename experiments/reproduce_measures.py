@@ -1,0 +1,248 @@
+"""What is read from a cell's evaluation: named measures, which way is better, and how they are written.
+
+A measure's value is an array ``(n,)``, one number for each evaluation clip, or ``()`` where there is but one number for
+the whole evaluation; None where the run did not measure it. Every run is evaluated on the same clips in the same order.
+
+What recipes are compared by is measured when their latent-action stages end (source ``"learned"``): the adapter stage
+trains the world model further, on the IDM's codes for every recipe, and would blur in what they differ. Only what is
+lost on the way from codes to real actions is measured after it.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from colaworld.experiments.reproduce_store import StoredCell
+
+HORIZONS = (1, 5, 10)
+Source = Literal["learned", "idm", "adapter", "adapter_codes", "papers_adapter", "copy"]
+"""What drives the world model. ``"learned"``: before the adapter stage, the IDM's codes or, for the recipe on real
+actions, these. After it: the others; ``"papers_adapter"`` is the adapter's answer snapped to codes where a run has that
+(the paper's adapter answers with codes), else as it is.
+"""
+Value = np.ndarray | None
+COLLAPSE = {"utilisation": 0.2, "max_usage": 0.5, "entropy": 1.0}
+"""The paper's thresholds: utilisation or entropy (nats) below, or max-usage above, is a collapse."""
+SAID: Mapping[Source, str] = {
+    "learned": "before the adapter stage",
+    "idm": "IDM's codes after the adapter stage",
+    "adapter": "real actions through the adapter",
+    "adapter_codes": "real actions through the adapter, snapped to codes",
+    "papers_adapter": "real actions through the adapter, snapped to codes where there are codes",
+    "copy": "last frame copied",
+}
+_PLACES: Mapping[Source, tuple[tuple[str, ...], ...]] = {
+    "learned": (("before_adapter", "idm"), ("before_adapter", "adapter")),
+    "papers_adapter": (("adapter_codes",), ("adapter",)),
+}
+"""Where a source stands in an evaluation; the first that is there counts. Others stand under their name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """One number of an evaluation."""
+
+    title: str
+    read: Callable[[Mapping[str, Any]], Value]
+    digits: int = 3
+    """After the point."""
+    better: Literal["higher", "lower"] | None = None
+    basis: Callable[[Mapping[str, Any]], str | None] = lambda evaluation: None
+    """What runs must have in common for this to be comparable; None where the run did not measure it."""
+
+    def values(self, stored: StoredCell | None) -> Value:
+        """Of a cell; None when it has not finished or did not measure this."""
+        return self.read(stored.evaluation) if stored is not None and stored.finished else None
+
+    def mean(self, stored: StoredCell | None) -> float | None:
+        """One number for a cell."""
+        values = self.values(stored)
+        return None if values is None else float(values.mean())
+
+    def bases(self, cells: Iterable[StoredCell | None]) -> list[str]:
+        """The different bases of the cells that have one: more than one, and they cannot be compared."""
+        found_here = {self.basis(cell.evaluation) for cell in cells if cell is not None and cell.finished}
+        return sorted(found_here - {None})
+
+    def text(self, value: float) -> str:
+        """A value as it is printed."""
+        return f"{value:.{self.digits}f}"
+
+
+def found(evaluation: Mapping[str, Any], *keys: str) -> Value:
+    """The number or list of numbers under ``keys``; None where it is absent, null, or not all finite."""
+    at: Any = evaluation
+    for key in keys:
+        if not isinstance(at, Mapping) or at.get(key) is None:
+            return None
+        at = at[key]
+    values = np.array([np.nan if each is None else each for each in at] if isinstance(at, list) else at, float)
+    return values if values.size and np.isfinite(values).all() else None
+
+
+def number(title: str, *keys: str, digits: int = 3, better: Literal["higher", "lower"] | None = None) -> Measure:
+    """What stands under ``keys``."""
+    return Measure(title=title, read=lambda evaluation: found(evaluation, *keys), digits=digits, better=better)
+
+
+def driven(evaluation: Mapping[str, Any], source: Source) -> Mapping[str, Any]:
+    """All that was measured of a source; empty where nothing was."""
+    for place in _PLACES.get(source, ((source,),)):
+        at: Any = evaluation
+        for key in place:
+            at = (at or {}).get(key)
+        if at:
+            return at
+    return {}
+
+
+def of_source(
+    title: str, source: Source, *keys: str, digits: int = 3, better: Literal["higher", "lower"] | None = None
+) -> Measure:
+    """What stands under ``keys`` for a source."""
+    return Measure(
+        title=f"{title}, {SAID[source]}",
+        read=lambda evaluation: found(driven(evaluation, source), *keys),
+        digits=digits,
+        better=better,
+    )
+
+
+_VIDEO: dict[str, tuple[str, int, Literal["higher", "lower"], tuple[str, ...]]] = {
+    "psnr": ("PSNR (dB)", 2, "higher", ("psnr",)),
+    "ssim": ("SSIM", 3, "higher", ("ssim",)),
+    "lpips": ("LPIPS", 3, "lower", ("lpips",)),
+    "frechet": ("Fréchet distance", 3, "lower", ("frechet", "value")),
+}
+VIDEO_METRICS = tuple(_VIDEO)
+
+
+def video(source: Source, metric: str, horizon: int) -> Measure:
+    """A video metric of frames imagined ``horizon`` steps ahead."""
+    title, digits, better, keys = _VIDEO[metric]
+    said = f"{title} at horizon {horizon}"
+    measure = of_source(said, source, "video", str(horizon), *keys, digits=digits, better=better)
+    return replace(measure, basis=_extractor(source, horizon)) if metric == "frechet" else measure
+
+
+def _extractor(source: Source, horizon: int) -> Callable[[Mapping[str, Any]], str | None]:
+    """The feature network of a Fréchet distance: distances on different ones cannot be compared."""
+
+    def read(evaluation: Mapping[str, Any]) -> str | None:
+        at = (driven(evaluation, source).get("video") or {}).get(str(horizon)) or {}
+        return (at.get("frechet") or {}).get("name")
+
+    return read
+
+
+def drop(metric: str, horizon: int, through: Source) -> Measure:
+    """By how much the metric gets worse from the IDM's codes to the adapter's, both after the adapter stage."""
+    idm, adapter = video("idm", metric, horizon), video(through, metric, horizon)
+    sign = 1.0 if idm.better == "higher" else -1.0
+
+    def read(evaluation: Mapping[str, Any]) -> Value:
+        first, second = idm.read(evaluation), adapter.read(evaluation)
+        return None if first is None or second is None else sign * (first - second)
+
+    title = f"drop of {_VIDEO[metric][0]} at horizon {horizon} from the IDM's codes to {SAID[through]}"
+    return Measure(title=title, read=read, digits=idm.digits, better="lower", basis=idm.basis)
+
+
+def health(source: Source, quantity: str) -> Measure:
+    """Codebook health of the worse token, over transitions that are not idle where the run tells them apart."""
+    worst = max if quantity == "max_usage" else min
+
+    def read(evaluation: Mapping[str, Any]) -> Value:
+        tokens = driven(evaluation, source).get("health") or []
+        seen = [token_health(token, quantity) for token in tokens]
+        return np.array(worst(seen), float) if seen and None not in seen else None
+
+    title = {"utilisation": "utilisation", "max_usage": "max-usage", "entropy": "entropy (nat)"}[quantity]
+    better = "lower" if quantity == "max_usage" else "higher"
+    return Measure(title=f"{title}, worse token, {SAID[source]}", read=read, better=better)
+
+
+def token_health(token: Mapping[str, float | None], quantity: str) -> float | None:
+    """Of one token, without idle transitions where that is told."""
+    moving = token.get(f"{quantity}_moving")
+    return token.get(quantity) if moving is None else moving
+
+
+def collapsed(stored: StoredCell) -> bool | None:
+    """Whether a token of the run's codebook has collapsed by the paper's thresholds when the latent-action stages end;
+    None when there are no codes.
+    """
+    values = {quantity: health("learned", quantity).mean(stored) for quantity in COLLAPSE}
+    if None in values.values():
+        return None
+    return (
+        values["utilisation"] < COLLAPSE["utilisation"]
+        or values["max_usage"] > COLLAPSE["max_usage"]
+        or values["entropy"] < COLLAPSE["entropy"]
+    )
+
+
+def _probe_gain(evaluation: Mapping[str, Any]) -> Value:
+    probe, constant = found(evaluation, "probe", "l1"), found(evaluation, "probe", "l1_constant")
+    return None if probe is None or constant is None else constant - probe
+
+
+USE = of_source("action use U", "learned", "use", better="higher")
+USE_AFTER = of_source("action use U", "idm", "use", better="higher")
+SHUFFLED = of_source("shuffled ratio", "learned", "shuffled_ratio")
+NEXT_FRAME = of_source("next-frame error", "learned", "next_frame_error", digits=4, better="lower")
+PROBE = number("probe L1, mean over action dimensions", "probe", "l1", digits=4, better="lower")
+PROBE_CONSTANT = number("L1 of the constant predictor", "probe", "l1_constant", digits=4)
+PROBE_GAIN = Measure(title="probe L1 below the constant predictor's", read=_probe_gain, digits=4, better="higher")
+
+HEALTH = tuple(health("learned", quantity) for quantity in COLLAPSE)
+PREDICTION = (
+    *(video("learned", metric, horizon) for metric in VIDEO_METRICS for horizon in HORIZONS),
+    NEXT_FRAME,
+    USE,
+    SHUFFLED,
+)
+PROBES = (
+    PROBE,
+    PROBE_CONSTANT,
+    number("R2 of the gripper's displacement, read linearly", "probe", "displacement_r2", better="higher"),
+    number("R2 of the gripper's destination, read linearly", "probe", "destination_r2"),
+    number("leak check passed (1) or not (0)", "leak", "passed", digits=0, better="higher"),
+)
+TRANSFER = tuple(
+    number(f"code transfer: {title}", "transfer", key, better=better)
+    for key, title, better in (
+        ("ceiling", "what the gripper's locator allows, on real frames", None),
+        ("own", "a clip's own codes", "higher"),
+        ("transferred", "another clip's codes", "higher"),
+        ("chance", "by chance", None),
+        ("pull", "pull (0: codes name movements, 1: codes name places)", "lower"),
+    )
+)
+_THROUGH: tuple[Source, ...] = ("adapter", "adapter_codes")
+CONFUSION = (
+    number("adapter picks the IDM's code, mean over tokens", "adapter", "confusion", "accuracy", better="higher"),
+    number("share of the commonest code, mean over tokens", "adapter", "confusion", "majority"),
+)
+ADAPTED = (*(video(source, "psnr", HORIZONS[-1]) for source in ("idm", *_THROUGH)), *CONFUSION)
+"""In short: what becomes of codes when real actions take their place."""
+ADAPTATION = (
+    *(
+        measure
+        for metric in VIDEO_METRICS
+        for horizon in HORIZONS
+        for measure in (
+            *(video(source, metric, horizon) for source in ("idm", *_THROUGH)),
+            *(drop(metric, horizon, source) for source in _THROUGH),
+        )
+    ),
+    *(
+        of_source("next-frame error", source, "next_frame_error", digits=4, better="lower")
+        for source in ("idm", *_THROUGH)
+    ),
+    *(of_source("action use U", source, "use", better="higher") for source in ("idm", *_THROUGH)),
+    *(health(source, quantity) for quantity in COLLAPSE for source in ("idm", "adapter")),
+    *CONFUSION,
+)

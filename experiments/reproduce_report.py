@@ -1,0 +1,227 @@
+"""One self-contained HTML page from the stored cells of the grid: claims, tables, curves, what has run and what not.
+
+Every number on it is read from a cell or, in a table marked so, is the paper's.
+"""
+
+from collections.abc import Sequence
+from html import escape
+from string import Template
+
+from colaworld.experiments.provenance import distinct
+from colaworld.experiments.reproduce_cells import GROUPS, Cell, GroupName, Scale, as_arguments
+from colaworld.experiments.reproduce_claims import CLAIMS, FAILS, HOLDS, NOT_RUN, OPEN, Cells, Verdict, judge
+from colaworld.experiments.reproduce_compute import compute_table
+from colaworld.experiments.reproduce_measures import (
+    ADAPTATION,
+    ADAPTED,
+    HEALTH,
+    HORIZONS,
+    PREDICTION,
+    PROBES,
+    SAID,
+    TRANSFER,
+    VIDEO_METRICS,
+    Measure,
+    driven,
+    video,
+)
+from colaworld.experiments.reproduce_paper import PAPER
+from colaworld.experiments.reproduce_plots import adapter_cost, by_horizon, codebook_curves
+from colaworld.experiments.reproduce_tables import budget_table, claims_table, html_table, measure_table
+from colaworld.experiments.reproduce_variants import VARIANTS
+
+LARGEST = 2 * 2**20
+"""Bytes of the page."""
+_MEASURES: dict[GroupName, tuple[Measure, ...]] = {
+    "warmup": (*PREDICTION, *HEALTH),
+    "freeze": (*PREDICTION, *HEALTH),
+    "gradients": (*PREDICTION, *HEALTH),
+    "probe": PROBES,
+    "adapter": ADAPTATION,
+    "ramp": (*PREDICTION, *HEALTH),
+    "guard": (*PREDICTION, *HEALTH),
+    "bottlenecks": (*PREDICTION, *HEALTH, *PROBES, *ADAPTED),
+    "naming": (*PROBES, *TRANSFER, *PREDICTION, *HEALTH, *ADAPTED),
+    "adapters": ADAPTATION,
+    "labels": ADAPTATION,
+}
+_CURVES: tuple[GroupName, ...] = ("warmup", "freeze", "gradients", "probe", "ramp", "guard", "bottlenecks", "naming")
+_HORIZONS: tuple[GroupName, ...] = ("warmup", "freeze", "gradients")
+_COMPUTE: tuple[GroupName, ...] = (*_HORIZONS, "probe", "adapter", "guard", "bottlenecks")
+_COSTS: tuple[GroupName, ...] = ("adapter", "adapters", "labels")
+
+_PAGE = Template("""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>CoLA-World's claims at scale $scale</title><style>
+body { font: 15px/1.45 sans-serif; max-width: 1150px; margin: 1.5em auto; padding: 0 1em; color: #222 }
+table { border-collapse: collapse; font-size: 12px; margin: .6em 0 }
+td, th { border: 1px solid #ccc; padding: 2px 6px; vertical-align: top; text-align: left }
+th { background: #f3f3f3 } td small { color: #666; display: block } .wide { overflow-x: auto }
+.paper table { background: #fff8e6 } .holds { background: #d9f2d9 } .fails { background: #f7d7d7 }
+.open { background: #eee } .none { background: #fff; color: #888 } .failed { background: #f7d7d7 }
+code, pre { background: #f5f5f5; font-size: 12px } pre { padding: .5em; overflow-x: auto } img { max-width: 100% }
+</style></head><body>
+<h1>CoLA-World's claims at scale “$scale”</h1>
+<p>Made by</p><pre>$command</pre>
+<p>$status</p>
+<h2>The claims</h2>$claims
+<p>$warmup</p>
+<h3>How a claim is judged</h3><p>$method</p>
+<h2>What has run</h2>$grid
+$groups
+<h2>What it cost</h2>$budget
+<h2>Where the numbers come from</h2>$provenance
+</body></html>
+""")
+
+_METHOD = (
+    "All runs start from the same codec and action-free video model, and are evaluated on the same clips; a "
+    "comparison is paired by seed. Recipes are compared as their latent-action stages leave them: the adapter stage, "
+    "which trains every world model further, comes after that, and only adapters and what they cost are judged after "
+    "it. Each stage restarts its cosine learning rate: a recipe of two stages goes through two of them. Claims "
+    "compare at equal steps; tables “at equal compute” stand beside them. The interval over seeds is Student's t, 95 "
+    "%, over one mean for each seed: with three seeds it is wide, as three seeds tell little. Where a measure has a "
+    "number for each clip, a bootstrap that resamples seeds and, across them, clips must agree. “{holds}”: all "
+    "intervals of the gain lie above zero; “{fails}”: all lie below; “{open}”: anything else; “{not_run}”: a run that "
+    "it needs has not finished. The claim on collapse is a threshold (utilisation below 20 %, max-usage above 50 % or "
+    "entropy below 1.0 nat, in any token): it holds when every seed does as claimed and does not when none does. Each "
+    "claim has one deciding measure, fixed beforehand. {count} claims are judged, each at 95 % by itself. The Fréchet "
+    "distance is on the extractor named below, and is the paper's FVD only if that is its name."
+)
+
+
+def report(*, cells: Cells, scale: Scale, seeds: Sequence[int], command: str) -> str:
+    """The page. ``seeds`` are those that every claim needs; cells of further seeds are shown in the tables. ValueError
+    when it would be larger than 2 MiB.
+    """
+    shown = sorted({*seeds, *(cell.seed for cell in cells.values())})
+    verdicts = [judge(claim, cells, seeds) for claim in CLAIMS]
+    page = _PAGE.substitute(
+        scale=escape(scale.name),
+        command=escape(command),
+        status=escape(_status(cells, shown)),
+        claims=claims_table(verdicts, cells, seeds),
+        warmup=escape(warmup_sentence(verdicts)),
+        method=escape(_METHOD.format(holds=HOLDS, fails=FAILS, open=OPEN, not_run=NOT_RUN, count=len(CLAIMS))),
+        grid=_grid(cells, shown),
+        groups="\n".join(_group(name, cells, shown) for name in GROUPS),
+        budget=budget_table(cells, shown),
+        provenance=_provenance(cells, scale),
+    )
+    if len(page.encode()) > LARGEST:
+        raise ValueError(f"the report would be {len(page.encode())} bytes, more than {LARGEST}")
+    return page
+
+
+def warmup_sentence(verdicts: Sequence[Verdict]) -> str:
+    """What the claims on warm-up come to."""
+    outcomes = [verdict.outcome for verdict in verdicts if "no_warmup" in (verdict.claim.first, verdict.claim.second)]
+    if NOT_RUN in outcomes:
+        return "Whether the warm-up matters at this scale is not known yet: its runs have not all finished."
+    if HOLDS in outcomes:
+        return f"The warm-up matters at this scale: {outcomes.count(HOLDS)} of its {len(outcomes)} claims hold."
+    return (
+        "No claim about the warm-up holds here: at this scale it does not matter, or matters less than these runs can "
+        "show."
+    )
+
+
+def _status(cells: Cells, seeds: Sequence[int]) -> str:
+    wanted = {Cell(variant=variant, seed=seed).name for variant in VARIANTS.values() for seed in seeds}
+    finished = sum(cell.finished for cell in cells.values())
+    failed = len(cells) - finished
+    absent = len(wanted - cells.keys())
+    return f"Of {len(wanted)} cells {finished} have finished, {failed} have failed, {absent} have not run."
+
+
+def _grid(cells: Cells, seeds: Sequence[int]) -> str:
+    rows = []
+    for variant in VARIANTS.values():
+        row = [escape(variant.title)]
+        for seed in seeds:
+            cell = cells.get(Cell(variant=variant, seed=seed).name)
+            if cell is None:
+                row.append('<span class="none">has not run</span>')
+            elif cell.finished:
+                row.append("finished")
+            else:
+                row.append(f'<span class="failed">failed</span> ({cell.attempts}x): {escape(cell.error or "")}')
+        rows.append(row)
+    return html_table(["", *(f"seed {seed}" for seed in seeds)], rows)
+
+
+def _group(name: GroupName, cells: Cells, seeds: Sequence[int]) -> str:
+    group = GROUPS[name]
+    parts = [f"<h2>{escape(group.title)}</h2><p>{escape(group.question)}</p>"]
+    plots = (
+        (_CURVES, codebook_curves, "Dashed: the threshold of a collapse. One thin line for each seed."),
+        (_HORIZONS, by_horizon, "One thin line for each seed."),
+        (_COSTS, adapter_cost, "One line for each seed."),
+    )
+    for groups, plot, caption in plots:
+        picture = plot(cells, group.variants, seeds) if name in groups else None
+        if picture is not None:
+            parts.append(f'<p><img src="{picture}" alt="{escape(caption)}"><br><small>{escape(caption)}</small></p>')
+    parts.append(measure_table(cells, group.variants, seeds, _MEASURES[name]))
+    if name in _HORIZONS and (copied := _copied(cells)):
+        parts.append(f"<p>{escape(copied)}</p>")
+    if name in _COMPUTE:
+        parts.append(compute_table(cells, group.variants, seeds))
+    if name in PAPER:
+        paper = PAPER[name]
+        cell_rows = [[escape(text) for text in row] for row in paper.rows]
+        parts.append(
+            f'<div class="paper"><p>The paper\'s figures ({escape(paper.title)}; another model and scale):</p>'
+            f"{html_table(paper.header, cell_rows)}</div>"
+        )
+    return "\n".join(parts)
+
+
+def _copied(cells: Cells) -> str:
+    """A sentence with the video metrics of copying the last frame, which are the same for every run."""
+    cell = next((cell for cell in cells.values() if cell.finished), None)
+    measures = [video("copy", metric, horizon) for metric in VIDEO_METRICS for horizon in HORIZONS]
+    known = [(measure, value) for measure in measures if (value := measure.mean(cell)) is not None]
+    said = "; ".join(f"{measure.title.split(', last')[0]} {measure.text(value)}" for measure, value in known)
+    return f"For copying the last frame: {said}." if said else ""
+
+
+def _provenance(cells: Cells, scale: Scale) -> str:
+    finished = [cell for cell in cells.values() if cell.finished]
+    extractors = sorted(
+        {
+            f"{each['frechet']['name']} (n = {each['frechet'].get('n')})"
+            for cell in finished
+            for source in SAID
+            for each in (driven(cell.evaluation, source).get("video") or {}).values()
+            if each.get("frechet")
+        }
+    )
+    makers = "".join(
+        f"<li>{escape(', '.join(f'{name} {version}' for name, version in maker['versions'].items()))}; revision "
+        f"{escape(str(maker['revision']))}; {maker['cores']} cores, {maker['workers']} runs at once</li>"
+        for maker in distinct(cell.made_by for cell in finished)
+    )
+    revisions = {str(cell.made_by.get("revision")) for cell in finished}
+    if len(revisions) > 1:
+        makers += (
+            f"<li><b>The cells come from {len(revisions)} different revisions of the code</b>, each read when its cell "
+            "began: what changed between them may be part of any difference.</li>"
+        )
+    hashes = "".join(
+        f"<li>{escape(name)}: <code>{escape(str(value))}</code></li>"
+        for identity in distinct({k: v for k, v in cell.identity.items() if k != "flags"} for cell in finished)
+        for name, value in identity.items()
+    )
+    flags = "".join(
+        f"<tr><td>{escape(variant.title)}</td><td><code>"
+        f"{escape(' '.join(as_arguments(Cell(variant=variant, seed=0).flags(scale))))}</code></td></tr>"
+        for variant in VARIANTS.values()
+    )
+    clips = sorted({(cell.evaluation.get("clips"), cell.evaluation.get("clip_seed")) for cell in finished}, key=str)
+    judged = "; ".join(f"{count} clips drawn with seed {seed}" for count, seed in clips) or "none yet"
+    return (
+        f"<p>Evaluation clips: {escape(judged)}. Fréchet extractor: {escape('; '.join(extractors) or 'none yet')}.</p>"
+        f"<p>Versions and machines:</p><ul>{makers or '<li>none yet</li>'}</ul>"
+        f"<p>SHA-256 of data and starting weights:</p><ul>{hashes or '<li>none yet</li>'}</ul>"
+        f"<details><summary>Flags of every run with seed 0</summary><table>{flags}</table></details>"
+    )

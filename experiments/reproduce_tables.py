@@ -1,0 +1,150 @@
+"""The tables of the grid's report, as HTML: the claims, measures of variants with intervals, what runs cost."""
+
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
+
+import numpy as np
+
+from colaworld.experiments.reproduce_cells import Cell
+from colaworld.experiments.reproduce_claims import (
+    FAILS,
+    HOLDS,
+    NOT_RUN,
+    OPEN,
+    Cells,
+    Claim,
+    Verdict,
+    gain_intervals,
+    total_flops,
+)
+from colaworld.experiments.reproduce_intervals import t_interval
+from colaworld.experiments.reproduce_measures import Measure
+from colaworld.experiments.reproduce_plots import finished_runs
+from colaworld.experiments.reproduce_store import StoredCell
+from colaworld.experiments.reproduce_variants import VARIANTS
+
+_CLASSES = {HOLDS: "holds", FAILS: "fails", OPEN: "open", NOT_RUN: "none"}
+
+
+def html_table(header: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of cells that are HTML already, under a header that is text."""
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+
+
+def claims_table(verdicts: Sequence[Verdict], cells: Cells, seeds: Sequence[int]) -> str:
+    """Claim, verdict, why."""
+    rows = []
+    for verdict in verdicts:
+        why = escape(verdict.why)
+        if verdict.clustered is not None and isinstance(verdict.claim, Claim):
+            text = verdict.claim.measure.text
+            why += f" Over seeds and clips: [{text(verdict.clustered.low)}, {text(verdict.clustered.high)}]."
+        if verdict.outcome != NOT_RUN and isinstance(verdict.claim, Claim):
+            why += _beside(verdict.claim, cells, seeds)
+        outcome = f'<span class="{_CLASSES[verdict.outcome]}"><b>{escape(verdict.outcome)}</b></span>'
+        rows.append([escape(verdict.claim.text), outcome, why])
+    return html_table(("claim", "verdict", "why"), rows)
+
+
+def _beside(claim: Claim, cells: Cells, seeds: Sequence[int]) -> str:
+    said = []
+    for measure in claim.beside:
+        gain, _ = gain_intervals(claim, measure, cells, seeds)
+        if gain is not None:
+            text = measure.text
+            said.append(f"{measure.title}: {text(gain.estimate)} [{text(gain.low)}, {text(gain.high)}]")
+    return f"<small>Gain by other measures, not deciding: {escape('; '.join(said))}</small>" if said else ""
+
+
+def measure_table(cells: Cells, variants: Sequence[str], seeds: Sequence[int], measures: Sequence[Measure]) -> str:
+    """A row for each measure and a column for each variant: mean, interval over seeds, and each seed's own value. What
+    no run has measured, or runs measured in ways that cannot be compared, is named below the table."""
+    columns = {name: [cells.get(Cell(variant=VARIANTS[name], seed=seed).name) for seed in seeds] for name in variants}
+    if not any(cell is not None and cell.finished for column in columns.values() for cell in column):
+        return "<p>None of these cells has run.</p>"
+    rows, unmeasured, mixed = [], [], []
+    for measure in measures:
+        values = {name: [measure.mean(cell) for cell in column] for name, column in columns.items()}
+        if all(value is None for row in values.values() for value in row):
+            unmeasured.append(measure.title)
+            continue
+        bases = measure.bases(cell for column in columns.values() for cell in column)
+        if len(bases) > 1:
+            mixed.append(f"{measure.title} ({', '.join(bases)})")
+            continue
+        better = f"<small>{measure.better} is better</small>" if measure.better else ""
+        entries = [_entry(measure, values[name], columns[name], seeds) for name in variants]
+        rows.append([escape(measure.title) + better, *entries])
+    below = ""
+    for said, titles in (("Measured by none of these runs", unmeasured), ("Not comparable between them", mixed)):
+        below += f"<p><small>{said}: {escape('; '.join(titles))}.</small></p>" if titles else ""
+    return html_table(("", *(VARIANTS[name].title for name in variants)), rows) + below
+
+
+def _entry(
+    measure: Measure, values: Sequence[float | None], column: Sequence[StoredCell | None], seeds: Sequence[int]
+) -> str:
+    known = [value for value in values if value is not None]
+    each = []
+    for value, cell, seed in zip(values, column, seeds, strict=True):
+        state = "has not run" if cell is None else "not measured" if cell.finished else "failed"
+        each.append(f"seed {seed}: {state if value is None else measure.text(value)}")
+    small = f"<small>{'<br>'.join(each)}</small>"
+    if not any(column):
+        return "<small>has not run</small>"
+    if not known:
+        return small
+    short = f" ({len(known)} seeds)" if 1 < len(known) < len(seeds) else ""
+    return f"{mean_text(known, measure.text)}{short}{small}"
+
+
+def mean_text(values: Sequence[float], text: Callable[[float], str]) -> str:
+    """The mean over seeds with its interval, as HTML."""
+    if len(values) == 1:
+        return f"{text(values[0])} (one seed)"
+    interval = t_interval(values)
+    return f"<b>{text(interval.estimate)}</b> [{text(interval.low)}, {text(interval.high)}]"
+
+
+def budget_table(cells: Cells, seeds: Sequence[int]) -> str:
+    """Steps, samples, seconds and FLOPs of each variant that has run; means over its seeds."""
+    plain = [total_flops(cell) for cell in finished_runs(cells, "cola", seeds)]
+    rows = []
+    for name, variant in VARIANTS.items():
+        runs = finished_runs(cells, name, seeds)
+        if runs:
+            budgets = [run.evaluation.get("budget") or {} for run in runs]
+            flops = np.mean([total_flops(run) for run in runs])
+            against = flops / np.mean(plain) if plain else np.nan
+            switches = [budget["switch"] for budget in budgets if budget.get("switch")]
+            ends = dict.fromkeys(f"at step {each.get('warmup_ended_at')}: {each.get('why')}" for each in switches)
+            rows.append(
+                [
+                    escape(variant.title),
+                    *(_by_stage([budget.get(key) for budget in budgets]) for key in ("steps", "samples", "seconds")),
+                    f"{flops:.3g}" if np.isfinite(flops) else "not measured",
+                    f"{against:.2f}" if np.isfinite(against) else "not measured",
+                    escape("; ".join(ends)),
+                ]
+            )
+    if not rows:
+        return "<p>No cell has run.</p>"
+    note = (
+        "<p>Comparisons above are at equal steps of warm-up and joint training together, unless they say “at equal "
+        "compute”. Seconds are of machines that ran other things at the same time.</p>"
+    )
+    header = ("", "steps", "samples", "seconds", "FLOPs", "FLOPs against cola's", "end of the warm-up")
+    return html_table(header, rows) + note
+
+
+def _by_stage(budgets: Sequence[dict[str, float] | None]) -> str:
+    """The sum over stages, and each stage's share; means over seeds."""
+    known = [budget for budget in budgets if budget and None not in budget.values()]
+    if not known:
+        return "not measured"
+    stages = dict.fromkeys(stage for budget in known for stage in budget)
+    means = {stage: float(np.mean([budget.get(stage, 0.0) for budget in known])) for stage in stages}
+    each = "<br>".join(f"{escape(stage)} {value:.0f}" for stage, value in means.items())
+    return f"{sum(means.values()):.0f}<small>{each}</small>"

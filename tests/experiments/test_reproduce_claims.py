@@ -1,0 +1,251 @@
+"""Verdicts on planted numbers: each of the four outcomes, thresholds, margins, and what is not comparable."""
+
+from copy import deepcopy
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_rel
+
+from colaworld.experiments.reproduce_claims import (
+    CLAIMS,
+    FAILS,
+    HOLDS,
+    NOT_RUN,
+    OPEN,
+    Cells,
+    Verdict,
+    gain_intervals,
+    judge,
+)
+from colaworld.experiments.reproduce_intervals import clustered_interval, t_interval
+from colaworld.experiments.reproduce_measures import collapsed, drop, health, video
+from colaworld.experiments.reproduce_report import warmup_sentence
+from colaworld.experiments.reproduce_store import StoredCell
+from colaworld.experiments.reproduce_variants import VARIANTS
+
+CLIPS = np.random.default_rng(0).normal(20, 3, 12)
+COLLAPSE, WARMUP, _, FROZEN_LAM, _, _, _, PROBE, DROP, TWO_STAGE, *_ = CLAIMS
+SEEDS = (0, 1, 2)
+
+
+def stored(variant: str, seed: int, *, psnr: float = 0.0, lost: float = 1.0, **other) -> StoredCell:
+    """A finished cell whose PSNR is the clips' own plus ``psnr``, and ``lost`` less through the adapter."""
+    tokens = other.get("tokens", [(0.8, 0.2, 2.5), (0.8, 0.2, 2.5)])
+    noise = 0.05 * np.random.default_rng([seed, len(variant)]).normal(size=12)
+    driven = {
+        "use": other.get("use", 0.1),
+        "health": [dict(zip(("utilisation", "max_usage", "entropy"), token, strict=True)) for token in tokens],
+        "video": {"10": {"psnr": list(CLIPS + psnr + noise)}},
+    }
+    found = {
+        "clips": 12,
+        "clip_seed": other.get("clip_seed", 0),
+        "budget": {"flops": {"warmup": 1.0, "joint": other.get("flops", 9.0)}},
+        "before_adapter": {"idm": driven, "adapter": None},
+        "idm": deepcopy(driven),
+        "adapter": {"video": {"10": {"psnr": list(CLIPS + psnr - lost + noise)}}},
+        "probe": {"l1": [other.get("probe", 0.16)] * 12, "l1_constant": 0.25},
+    }
+    return StoredCell(
+        cell=f"{variant}-s{seed}", variant=variant, seed=seed, identity={}, status="finished", evaluation=found
+    )
+
+
+def learned(cell: StoredCell) -> dict:
+    """What a planted cell measured before its adapter stage."""
+    return cell.evaluation["before_adapter"]["idm"]
+
+
+def planted(**variants: list[dict]) -> Cells:
+    """``planted(cola=[{...} for each seed], ...)``."""
+    cells = [stored(name, seed, **row) for name, rows in variants.items() for seed, row in enumerate(rows)]
+    return {cell.cell: cell for cell in cells}
+
+
+def verdict(claim, cells: Cells) -> Verdict:
+    return judge(claim, cells, SEEDS)
+
+
+def by_psnr(*gains: float) -> Cells:
+    return planted(cola=[{"psnr": gain} for gain in gains], no_warmup=[{}] * 3, frozen_lam=[{}] * 3)
+
+
+def test_every_claim_is_about_cells_of_the_grid() -> None:
+    assert all({claim.first, claim.second} <= VARIANTS.keys() for claim in CLAIMS)
+    assert all(verdict(claim, {}).outcome == NOT_RUN for claim in CLAIMS)
+
+
+@pytest.mark.parametrize(
+    ("gains", "outcome"),
+    [((1.0, 1.1, 0.9), HOLDS), ((-1.0, -1.1, -0.9), FAILS), ((1.0, -1.0, 0.2), OPEN), ((0.0, 0.0, 0.0), OPEN)],
+)
+def test_the_intervals_side_decides(gains: tuple[float, ...], outcome: str) -> None:
+    assert verdict(WARMUP, by_psnr(*gains)).outcome == verdict(FROZEN_LAM, by_psnr(*gains)).outcome == outcome
+
+
+def test_a_missing_or_failed_cell_is_never_cannot_tell() -> None:
+    cells = dict(by_psnr(1.0, -1.0, 0.2))
+    del cells["no_warmup-s2"]
+    assert verdict(WARMUP, cells).outcome == NOT_RUN and "no_warmup-s2" in verdict(WARMUP, cells).why
+    cells["no_warmup-s2"] = StoredCell(
+        cell="no_warmup-s2", variant="no_warmup", seed=2, identity={}, status="failed", error="nan"
+    )
+    assert verdict(WARMUP, cells).outcome == NOT_RUN and "no_warmup-s2 (failed)" in verdict(WARMUP, cells).why
+
+
+def test_what_was_not_measured_has_not_run() -> None:
+    cells = by_psnr(1.0, 1.1, 0.9)
+    learned(cells["cola-s1"])["video"]["10"]["psnr"][3] = None
+    assert verdict(WARMUP, cells).outcome == NOT_RUN and "Not every run has measured" in verdict(WARMUP, cells).why
+
+
+def test_the_interval_over_seeds_is_the_paired_t_tests() -> None:
+    cells = by_psnr(0.3, 0.5, 0.1)
+    far = video("learned", "psnr", 10)
+    means = [[far.mean(cells[f"{name}-s{seed}"]) for seed in SEEDS] for name in ("cola", "no_warmup")]
+    expected = ttest_rel(*means).confidence_interval()
+    assert verdict(WARMUP, cells).gain.low == pytest.approx(expected.low)
+    assert verdict(WARMUP, cells).gain.high == pytest.approx(expected.high)
+
+
+def test_clips_that_disagree_keep_a_claim_open() -> None:
+    """Three seeds agree to a hair that one clip is far better and the others a little worse."""
+    cells = by_psnr(0.0, 0.0, 0.0)
+    for seed in SEEDS:
+        better = learned(cells[f"cola-s{seed}"])["video"]["10"]
+        plain = learned(cells[f"no_warmup-s{seed}"])["video"]["10"]["psnr"]
+        better["psnr"] = [plain[0] + 20.0 + 0.01 * seed, *(value - 1.0 for value in plain[1:])]
+    found = verdict(WARMUP, cells)
+    assert found.gain.low > 0 > found.clustered.low and found.outcome == OPEN
+
+
+def test_other_clips_are_not_paired() -> None:
+    cells = planted(cola=[{}] * 3, no_warmup=[{}, {}, {"clip_seed": 7}])
+    with pytest.raises(ValueError, match="no_warmup-s2 was evaluated with clip_seed = 7, cola-s0 with 0"):
+        verdict(WARMUP, cells)
+
+
+def test_compute_is_named_where_it_differs() -> None:
+    cells = planted(cola=[{"flops": 11.0}] * 3, two_stage=[{"flops": 9.0}] * 3)
+    assert "spent 1.20 times the FLOPs" in verdict(TWO_STAGE, cells).why
+    assert "FLOPs" not in verdict(TWO_STAGE, planted(cola=[{}] * 3, two_stage=[{}] * 3)).why
+
+
+@pytest.mark.parametrize(
+    ("token", "dead"),
+    [
+        ((0.8, 0.2, 2.5), False),
+        ((0.19, 0.2, 2.5), True),
+        ((0.8, 0.51, 2.5), True),
+        ((0.8, 0.2, 0.99), True),
+        ((0.2, 0.5, 1.0), False),
+    ],
+)
+def test_collapse_by_the_papers_thresholds_in_any_token(token: tuple[float, ...], dead: bool) -> None:
+    assert collapsed(stored("cola", 0, tokens=[(0.8, 0.2, 2.5), token])) is dead
+
+
+def test_idle_transitions_do_not_count_where_they_are_told_apart() -> None:
+    cell = stored("cola", 0, tokens=[(0.1, 0.9, 0.3)])
+    assert collapsed(cell)
+    learned(cell)["health"][0] |= {"utilisation_moving": 0.7, "max_usage_moving": 0.3, "entropy_moving": 2.0}
+    assert not collapsed(cell) and health("learned", "entropy").mean(cell) == 2.0
+
+
+@pytest.mark.parametrize(("dead", "outcome"), [((1, 1, 1), HOLDS), ((0, 0, 0), FAILS), ((1, 0, 1), OPEN)])
+def test_collapse_is_judged_by_all_seeds(dead: tuple[int, ...], outcome: str) -> None:
+    cells = planted(cola=[{}] * 3, no_warmup=[{"tokens": [(0.1, 0.9, 0.2)]} if each else {} for each in dead])
+    assert verdict(COLLAPSE, cells).outcome == outcome
+    assert f"collapsed with {sum(dead)} of 3 seeds" in verdict(COLLAPSE, cells).why
+
+
+def test_a_collapse_with_warmup_too_is_no_merit_of_the_warmup() -> None:
+    dead = [{"tokens": [(0.1, 0.9, 0.2)]}] * 3
+    assert verdict(COLLAPSE, planted(cola=dead, no_warmup=dead)).outcome == FAILS
+
+
+@pytest.mark.parametrize(("ours", "outcome"), [(0.162, HOLDS), (0.14, HOLDS), (0.18, FAILS)])
+def test_as_readable_means_within_a_margin(ours: float, outcome: str) -> None:
+    cells = planted(cola=[{"probe": ours + 1e-4 * seed} for seed in SEEDS], two_stage=[{"probe": 0.16}] * 3)
+    assert verdict(PROBE, cells).outcome == outcome
+
+
+def test_unreadable_codes_are_not_as_readable() -> None:
+    cells = planted(cola=[{"probe": 0.26}] * 3, two_stage=[{"probe": 0.26}] * 3)
+    assert verdict(PROBE, cells).outcome == OPEN and "equally unreadable" in verdict(PROBE, cells).why
+
+
+def test_the_smaller_drop_wins_and_unused_codes_have_none() -> None:
+    costs = {"cola": [{"lost": 0.5 + 0.01 * seed} for seed in SEEDS], "two_stage": [{"lost": 2.0}] * 3}
+    assert verdict(DROP, planted(**costs)).outcome == HOLDS
+    assert drop("psnr", 10, "papers_adapter").mean(planted(**costs)["two_stage-s0"]) == pytest.approx(2.0)
+    unused = {"cola": [{"lost": 0.0, "use": 0.009}] * 3, "two_stage": [{"lost": 2.0}] * 3}
+    assert (
+        verdict(DROP, planted(**unused)).outcome == OPEN and "nothing to lose" in verdict(DROP, planted(**unused)).why
+    )
+
+
+def test_recipes_are_compared_before_the_adapter_stage_and_drops_after_it() -> None:
+    """Whatever the adapter stage makes of a world model changes no verdict on recipes, and nothing else makes drops."""
+    cells = by_psnr(1.0, 1.1, 0.9)
+    for seed in SEEDS:
+        cells[f"cola-s{seed}"].evaluation["idm"]["video"]["10"]["psnr"] = [5.0] * 12
+    assert verdict(WARMUP, cells).outcome == HOLDS
+    costs = planted(cola=[{"lost": 0.5 + 0.01 * seed} for seed in SEEDS], two_stage=[{"lost": 2.0}] * 3)
+    for cell in costs.values():
+        learned(cell)["video"]["10"]["psnr"] = [5.0] * 12
+    assert verdict(DROP, costs).outcome == HOLDS
+    del cells["cola-s0"].evaluation["before_adapter"]
+    assert verdict(WARMUP, cells).outcome == NOT_RUN
+
+
+def test_the_drop_is_that_of_the_adapters_codes_where_it_has_some() -> None:
+    costs = planted(cola=[{"lost": 0.5 + 0.01 * seed} for seed in SEEDS], two_stage=[{"lost": 2.0}] * 3)
+    for seed in SEEDS:
+        found = costs[f"cola-s{seed}"].evaluation
+        later = [value - 4.0 for value in found["idm"]["video"]["10"]["psnr"]]
+        found["adapter_codes"] = {"video": {"10": {"psnr": later}}}
+    assert verdict(DROP, costs).outcome == FAILS
+    cell = costs["cola-s0"]
+    cost = {source: drop("psnr", 10, source).mean(cell) for source in ("adapter", "adapter_codes", "papers_adapter")}
+    assert cost == pytest.approx({"adapter": 0.5, "adapter_codes": 4.0, "papers_adapter": 4.0})
+
+
+def test_what_real_actions_drive_stands_beside_codes() -> None:
+    cell = stored("real_actions", 0, psnr=2.0)
+    far, codes = video("learned", "psnr", 10), video("learned", "psnr", 10).mean(cell)
+    cell.evaluation["before_adapter"] = {"idm": None, "adapter": learned(cell)}
+    assert far.mean(cell) == codes
+
+
+def test_distances_on_different_networks_are_not_compared() -> None:
+    cells = by_psnr(1.0, 1.1, 0.9)
+    for name, cell in cells.items():
+        network = "fvd" if name == "cola-s1" else "random-features-v1"
+        learned(cell)["video"]["10"]["frechet"] = {"name": network, "value": 3.0, "n": 12}
+    frechet = video("learned", "frechet", 10)
+    assert gain_intervals(WARMUP, frechet, cells, SEEDS) == (None, None)
+    assert frechet.bases(cells.values()) == ["fvd", "random-features-v1"]
+    learned(cells["cola-s1"])["video"]["10"]["frechet"]["name"] = "random-features-v1"
+    assert gain_intervals(WARMUP, frechet, cells, SEEDS)[0].estimate == 0.0
+
+
+def test_a_warmup_that_does_not_matter_is_said_so() -> None:
+    def said(cells: Cells) -> str:
+        return warmup_sentence([verdict(claim, cells) for claim in (COLLAPSE, WARMUP)])
+
+    assert "it does not matter, or matters less than these runs can show" in said(by_psnr(0.1, -0.1, 0.0))
+    assert "1 of its 2 claims hold" in said(by_psnr(1.0, 1.1, 0.9)) and "not known yet" in said({})
+
+
+def test_intervals_of_known_numbers() -> None:
+    interval = t_interval([1.0, 2.0, 3.0])
+    assert interval.estimate == 2.0 and interval.high - 2.0 == pytest.approx(4.3027 / 3**0.5, rel=1e-4)
+    with pytest.raises(ValueError, match="at least 2"):
+        t_interval([1.0])
+    rng = np.random.default_rng(0)
+    clips_vary = np.broadcast_to(rng.normal(size=50), (4, 50))
+    width = clustered_interval(clips_vary).high - clustered_interval(clips_vary).low
+    assert width == pytest.approx(2 * 1.96 * clips_vary[0].std() / 50**0.5, rel=0.1), "copies of a seed add nothing"
+    with pytest.raises(ValueError, match="2 seeds and 2 clips"):
+        clustered_interval(np.zeros((1, 5)))
