@@ -27,7 +27,7 @@ $(VENV)/.installed: setup.cfg constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
 	grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[libero,test]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[libero,data,test]"
 	@$(BIN)/python -c 'from colaworld.envs.quiet import check_graphics; from colaworld.experiments.cli import main; main(check_graphics)'
 	touch $@
 
