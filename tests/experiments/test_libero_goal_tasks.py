@@ -95,7 +95,7 @@ def test_bad_flags_are_one_sentence(arguments, tmp_path, monkeypatch, capsys) ->
         (["--planner", "guess"], ("guess", "random_shooting")),
         (["--categories", "stack"], ("unknown category 'stack'", "reach, push")),
         (["--instances", "7"], ("unknown instance 7", "0 to 2")),
-        (["--horizon", "99"], ("horizon of 99", "10")),
+        (["--horizon", "99"], ("--horizon 99", "10")),
         (["--run", str(tmp_path / "nowhere")], ("nowhere",)),
         (["--manifest", "nothing"], ("nothing",)),
     ):
