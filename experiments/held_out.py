@@ -151,7 +151,7 @@ def imagine_variants(system: ColaSystem, windows: Batch) -> dict[str, Tensor]:
 
 def compare(truth: Tensor, imagined: dict[str, Tensor]) -> dict:
     """Errors on moving pixels relative to copying the last frame, at each horizon, with 95 % bootstrap intervals
-    over windows.
+    over windows. ValueError when fewer than two of the windows move.
     """
     last = truth[:, CONTEXT_FRAMES - 1]
     report: dict = {"rows": []}
@@ -164,6 +164,12 @@ def compare(truth: Tensor, imagined: dict[str, Tensor]) -> dict:
             return ((square * moving).sum(dim=(1, 2, 3)) / moving.sum(dim=(1, 2, 3)).clamp_min(1.0)).double().numpy()
 
         kept = moving.sum(dim=(1, 2, 3)).numpy() > 0
+        if kept.sum() < 2:
+            raise ValueError(
+                f"held-out video stands still: of {len(truth)} windows {kept.sum()} move at step {horizon} (a pixel by "
+                f"more than {MOVED} of its range), and the error on moving pixels needs 2; take more windows or data "
+                "in which something moves"
+            )
         copy = errors(last)[kept]
         for name, frames in imagined.items():
             mine = errors(frames[:, CONTEXT_FRAMES - 1 + horizon])[kept]

@@ -122,13 +122,18 @@ def spot_world() -> type[SpotWorld]:
     return SpotWorld
 
 
-def _fake_trajectory(seed: int, frames: int, size: int) -> Trajectory:
-    """Made from ``seed`` alone: a grainy picture that brightens, a gripper on a line, one of two objects that moves."""
+def _fake_trajectory(seed: int, frames: int, size: int, walker: bool) -> Trajectory:
+    """Made from ``seed`` alone: a grainy picture that brightens, a gripper on a line, one of two objects that moves.
+    With ``walker``, a bright square also walks one pixel a frame over the picture, which otherwise hardly moves.
+    """
     rng = np.random.default_rng(seed)
     number = np.arange(frames)
     down = np.linspace(40, 160, size)[None, :, None, None]
     grain = rng.integers(-6, 7, (frames, size, size, 3))
     picture = down + 2 * number[:, None, None, None] + rng.integers(20) + grain
+    for frame, shown in enumerate(picture if walker else ()):
+        left = frame % (size - 3)
+        shown[:4, left : left + 4] = 240
     start = rng.uniform(-0.2, 0.2, 3)
     line = start + 0.01 * number[:, None] * (1.0, 0.0, 0.0)
     return Trajectory(
@@ -151,7 +156,13 @@ def fake_recording() -> Callable[..., list[Trajectory]]:
     """``write(path, seeds)`` writes a recording without a simulator and returns what is in it."""
 
     def write(
-        path: Path, seeds: Iterable[int], *, task_id: int = 0, frames: int = 6, size: int = 16
+        path: Path,
+        seeds: Iterable[int],
+        *,
+        task_id: int = 0,
+        frames: int = 6,
+        size: int = 16,
+        walker: bool = False,
     ) -> list[Trajectory]:
         header = SceneHeader(
             suite="libero_goal",
@@ -163,7 +174,7 @@ def fake_recording() -> Callable[..., list[Trajectory]]:
             width=size,
             versions={"mujoco": "3.3.2"},
         )
-        trajectories = [_fake_trajectory(seed, frames, size) for seed in seeds]
+        trajectories = [_fake_trajectory(seed, frames, size, walker) for seed in seeds]
         write_recording(path, header, trajectories)
         return trajectories
 

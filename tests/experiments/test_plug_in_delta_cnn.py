@@ -10,7 +10,15 @@ from torch.nn import functional as F
 from colaworld.envs.demos import ClipDataset
 from colaworld.experiments.conformance_world import check_world
 from colaworld.experiments.examples import delta_cnn
-from colaworld.experiments.examples.delta_cnn import CONTEXT, WEIGHTS, DeltaCNN, DeltaConfig, DeltaWorld, roll_out, train
+from colaworld.experiments.examples.delta_cnn import (
+    CONTEXT,
+    WEIGHTS,
+    DeltaCNN,
+    DeltaConfig,
+    DeltaWorld,
+    roll_out,
+    train,
+)
 from colaworld.experiments.goal_settings import EvalConfig
 from colaworld.experiments.held_out import HeldOutConfig
 from colaworld.experiments.planning_world import LoadedWorld
@@ -23,7 +31,7 @@ SMALL = DeltaConfig(channels=8, depth=1, steps=4, batch_size=2, unroll=2)
 
 @pytest.fixture
 def recording(tmp_path: Path, fake_recording) -> Path:
-    fake_recording(tmp_path / "play.hdf5", range(30), frames=13)
+    fake_recording(tmp_path / "play.hdf5", range(30), frames=13, walker=True)
     return tmp_path / "play.hdf5"
 
 
