@@ -14,6 +14,10 @@ class NoGradientError(ValueError):
     """A cost that was to be descended says nothing of how it changes with the actions."""
 
 
+class NothingFiniteError(FloatingPointError, ValueError):
+    """No candidate has a cost that is a finite number; nothing can be chosen."""
+
+
 def evaluate(cost: CostFn, actions: Tensor, max_batch: int | None, *, gradients: bool = False) -> Tensor:
     """Costs ``(S,)`` on the device of ``actions (S, H, A)``, at most ``max_batch`` at once; what is not finite becomes
     +infinity.

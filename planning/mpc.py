@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from colaworld.planning.budget import Clock, check_seconds
-from colaworld.planning.costing import NoGradientError
+from colaworld.planning.costing import NoGradientError, NothingFiniteError
 from colaworld.planning.imagined_cost import imagined_cost
 from colaworld.planning.protocols import Distribution, Objective, Planner, Prior, Propose, ToAction, World
 from colaworld.planning.search import Plan, search
@@ -93,6 +93,7 @@ class MPC:
         """Begin an episode towards ``goal`` uint8 ``(3, height, width)``; ``seed`` decides all that is random in it."""
         self._goal = goal
         self._target = self.objective.target(self.world, goal)
+        self._latent = tuple(self.world.encode(goal[None]).shape[1:])
         self._sampling = torch.Generator().manual_seed(seed)
         self._imagining = torch.Generator().manual_seed(seed + 1)
         self._frames: list[Tensor] = []
@@ -110,8 +111,9 @@ class MPC:
     def act(self, frame: Tensor) -> Tensor:
         """The action ``(A,)`` to take on seeing ``frame`` uint8 ``(3, height, width)``, through ``to_action``.
 
-        Raises ValueError before ``reset`` and for another frame than the goal's; FloatingPointError when no imagined
-        future has a finite cost; NoGradientError when a planner by gradient gets none.
+        Raises ValueError before ``reset``, for another frame than the goal's and a world or objective that answers in
+        another shape; NothingFiniteError when no imagined future has a finite cost; NoGradientError when a planner by
+        gradient gets none.
         """
         if self._goal is None:
             raise ValueError("reset(goal, seed) comes before act(frame)")
@@ -155,7 +157,7 @@ class MPC:
     def _search(self, state: Any, distribution: Distribution, candidates: list[Tensor], begun: float) -> Plan:
         """From ``state``, ``candidates (P, H', A)`` among the first."""
         cost, final_cost = (
-            world and imagined_cost(world, self.objective, state, self._target, self._imagining)
+            world and imagined_cost(world, self.objective, state, self._target, self._imagining, latent=self._latent)
             for world in (self.world, self.final_world)
         )
         fitted = [fit(proposals, distribution.horizon) for proposals in candidates if len(proposals)]
@@ -178,6 +180,18 @@ class MPC:
         except NoGradientError as error:
             names = f"{type(self.world).__name__} and {type(self.objective).__name__}"
             raise NoGradientError(f"planning with {names}: {error}") from error
+        except NothingFiniteError as error:
+            raise NothingFiniteError(f"{error}; {self._blame(state, distribution.mode()[None])}") from error
+
+    def _blame(self, state: Any, actions: Tensor) -> str:
+        """Whether it is the world or the objective: how much of the future of ``actions (1, H, A)`` is finite."""
+        told = []
+        for world in filter(None, (self.world, self.final_world)):
+            future = world.imagine(state, actions, self._imagining)
+            shape, finite = tuple(future.shape), int(future.isfinite().sum())
+            told.append(f"{type(world).__name__} imagines {shape}, {finite} of {future.numel()} numbers finite")
+        asked = f"for actions {tuple(actions.shape)} and {type(self.objective).__name__}"
+        return f"{asked}: {', '.join(told)}"
 
     def _horizon(self) -> int:
         """The configured horizon, or the steps left when that is less and the horizon may shrink."""

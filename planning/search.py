@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from colaworld.planning.budget import Clock, check_seconds, rounds
-from colaworld.planning.costing import evaluate
+from colaworld.planning.costing import NothingFiniteError, evaluate
 from colaworld.planning.protocols import CostFn, Distribution, Planner
 
 ELITE_SHARE = 0.1
@@ -81,7 +81,7 @@ def search(
     instead of the planner's iterations (``budget.rounds``). With ``final_cost`` (a better but dearer imagination), the
     best so far and the ``finalists`` cheapest of the last iteration are costed again by it, and it decides.
 
-    Deterministic given ``generator``, unless seconds are counted. Raises FloatingPointError when no candidate of an
+    Deterministic given ``generator``, unless seconds are counted. Raises NothingFiniteError when no candidate of an
     iteration has a finite cost (by gradient: of the first), ValueError for a ``max_batch``, ``finalists`` or budget
     below its least, more proposals than candidates, proposals or costs of the wrong shape, a cost without the gradient
     that the planner needs.
@@ -121,7 +121,7 @@ def search(
         again = evaluate(final_cost, chosen, max_batch)
         evaluations, rejected = evaluations + len(chosen), rejected + int(again.isinf().sum())
         if again.isinf().all():
-            raise FloatingPointError(f"planning: all {len(chosen)} finalists cost NaN or infinity")
+            raise NothingFiniteError(f"planning: all {len(chosen)} finalists cost NaN or infinity")
         best_actions, best_cost = chosen[again.argmin()], again.min().item()
     return Plan(
         actions=best_actions.clone(),
@@ -152,7 +152,7 @@ def draw(
 def summarise(
     costs: Tensor, actions: Tensor, std: float, iteration: int, *, needs_finite: bool = True
 ) -> IterationRecord:
-    """Numbers for the history; raises FloatingPointError when every cost ``(S,)`` of ``actions (S, H, A)`` is infinite
+    """Numbers for the history; raises NothingFiniteError when every cost ``(S,)`` of ``actions (S, H, A)`` is infinite
     and one has to be finite.
     """
     finite, order = costs.sort(stable=True)
@@ -167,7 +167,7 @@ def summarise(
                 elite_spread=0.0,
                 rejected=len(costs),
             )
-        raise FloatingPointError(f"planning iteration {iteration}: all {len(costs)} candidates cost NaN or infinity")
+        raise NothingFiniteError(f"planning iteration {iteration}: all {len(costs)} candidates cost NaN or infinity")
     elites = min(count, max(1, round(ELITE_SHARE * len(costs))))
     return IterationRecord(
         best_cost=finite[0].item(),

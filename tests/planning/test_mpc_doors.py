@@ -1,5 +1,7 @@
 """What a receding horizon can be given besides: elites that go on, proposals, a budget of seconds, a finer world."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -121,3 +123,41 @@ def test_a_finer_world_decides_between_the_finalists(brightness_world) -> None:
     assert plan.cost == pytest.approx((expected - goal).square().sum().item(), rel=1e-5)
     with pytest.raises(ValueError, match="finalists.*0"):
         MPCConfig(finalists=0)
+
+
+def spoilt(world, spoil) -> None:
+    """``world`` imagines what ``spoil(futures, actions)`` makes of its futures."""
+    imagine = world.imagine
+    world.imagine = lambda state, actions, generator: spoil(imagine(state, actions, generator), actions)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda futures, actions: futures[:-1], r"\(20, 4, 2\) for actions \(20, 4, 2\), got \(19, 4, 2\)"),
+        (lambda futures, actions: futures[:, :, :1], r"\(20, 4, 2\) for actions \(20, 4, 2\), got \(20, 4, 1\)"),
+        (lambda futures, actions: futures[:, -1], r"got \(20, 2\)"),
+        (
+            lambda futures, actions: futures * math.nan,
+            r"all 20 candidates cost NaN or infinity; for actions \(1, 4, 2\) and LatentGoal: "
+            r"BrightnessWorld imagines \(1, 4, 2\), 0 of 8 numbers finite",
+        ),
+    ],
+)
+def test_a_world_that_answers_what_cannot_be_costed_is_one_error_with_shapes(brightness_world, spoil, told) -> None:
+    world = brightness_world(context_frames=1)
+    spoilt(world, spoil)
+    with pytest.raises(ValueError, match=told):
+        made(world, CEM(samples=20, iterations=2)).act(world.frame(*FRAME))
+
+
+@pytest.mark.parametrize("max_batch", [None, 1])
+def test_candidates_that_turn_nan_cost_infinity_and_are_counted(brightness_world, max_batch) -> None:
+    world = brightness_world(context_frames=1)
+    spoilt(world, lambda futures, actions: torch.where((actions[:, :1, :1] > 0.4), math.nan, futures))
+    seen = watched(world)
+    mpc = made(world, CEM(samples=20, iterations=2), config=MPCConfig(horizon=4, max_batch=max_batch))
+    action = mpc.act(world.frame(*FRAME))
+    spoilt_ones = sum(int((actions[:, 0, 0] > 0.4).sum()) for actions in seen[: len(seen) - 1])
+    assert mpc.last_plan.rejected == spoilt_ones > 0
+    assert action[0] <= 0.4 and math.isfinite(mpc.last_plan.cost)
