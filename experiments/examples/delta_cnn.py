@@ -3,17 +3,17 @@
     python experiments/examples/delta_cnn.py --out runs/delta_cnn            # trains in minutes, prints held-out errors
     python experiments/vp2_eval.py --world experiments/examples/delta_cnn.py:world --world-kwargs path=runs/delta_cnn
 
-``DeltaCNN`` and ``DeltaWorld`` are the example; below them stands how it is trained. Latents are the frames at half
-their size, float32 ``(3, height / 2, width / 2)`` in [0, 1]. See ``docs/plug_in.md``.
+The network, the world and their factory ``world`` are the example, 62 lines; below stands how it is trained. Latents
+are the frames at half their size, float32 ``(3, height / 2, width / 2)`` in [0, 1]. See ``docs/plug_in.md``.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Self
 
 import torch
 import tyro
-from einops import rearrange, repeat
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -39,19 +39,17 @@ WEIGHTS = "delta_cnn.safetensors"
 class Layer(nn.Module):
     """Looks around, then decides place by place in the light of the action what to add."""
 
-    def __init__(self, *, action_dim: int, channels: int) -> None:
+    def __init__(self, action_dim: int, channels: int) -> None:
         super().__init__()
         self.around = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
-        self.norm = nn.GroupNorm(1, channels)
-        self.wide = nn.Conv2d(channels, 2 * channels, 1)
+        self.wide = nn.Sequential(nn.GroupNorm(1, channels), nn.Conv2d(channels, 2 * channels, 1))
         self.modulation = nn.Linear(action_dim, 4 * channels)
         self.narrow = nn.Conv2d(2 * channels, channels, 1)
 
     def forward(self, hidden: Tensor, actions: Tensor) -> Tensor:
         """``(N, C, h, w)``, ``(N, A)`` -> ``(N, C, h, w)``."""
-        scale, shift = rearrange(self.modulation(actions), "n (two c) -> two n c 1 1", two=2)
-        wide = self.wide(self.norm(self.around(hidden)))
-        return hidden + self.narrow(F.silu(wide * (1 + scale) + shift))
+        scale, shift = self.modulation(actions)[..., None, None].chunk(2, dim=1)
+        return hidden + self.narrow(F.silu(self.wide(self.around(hidden)) * (1 + scale) + shift))
 
 
 class DeltaCNN(nn.Module):
@@ -61,17 +59,25 @@ class DeltaCNN(nn.Module):
         super().__init__()
         pixels, self.action_dim = 3 * PATCH**2, action_dim
         self.enter = nn.Conv2d(CONTEXT * pixels, channels, 3, padding=1)
-        self.layers = nn.ModuleList(Layer(action_dim=action_dim, channels=channels) for _ in range(depth))
+        self.layers = nn.ModuleList(Layer(action_dim, channels) for _ in range(depth))
         self.leave = nn.Conv2d(channels, pixels, 3, padding=1)
         nn.init.zeros_(self.leave.weight)  # it begins as a copy of the last frame
         nn.init.zeros_(self.leave.bias)
 
     def forward(self, latents: Tensor, actions: Tensor) -> Tensor:
         """``latents (N, 2, 3, h, w)``, ``actions (N, A)`` -> ``(N, 3, h, w)``."""
-        hidden = self.enter(F.pixel_unshuffle(rearrange(latents, "n t c h w -> n (t c) h w"), PATCH))
+        hidden = self.enter(F.pixel_unshuffle(latents.flatten(1, 2), PATCH))
         for layer in self.layers:
             hidden = layer(hidden, actions)
         return latents[:, -1] + F.pixel_shuffle(self.leave(F.silu(hidden)), PATCH)
+
+    def roll_out(self, recent: Tensor, actions: Tensor) -> Tensor:
+        """``recent (N, 2, 3, h, w)``, ``actions (N, H, A)`` -> what follows ``(N, H, 3, h, w)``, step by step."""
+        future = []
+        for action in actions.unbind(dim=1):
+            future.append(self(recent, action))
+            recent = torch.stack([recent[:, -1], future[-1]], dim=1)
+        return torch.stack(future, dim=1)
 
 
 class DeltaWorld:
@@ -80,11 +86,9 @@ class DeltaWorld:
     context_frames, max_horizon = CONTEXT, max(HORIZONS)
 
     def __init__(self, model: DeltaCNN, checkpoint: Path | None = None, **seen: str | int) -> None:
-        self.model = model.eval().requires_grad_(False)
-        self.action_dim, self.checkpoint = model.action_dim, checkpoint
-        self.device = model.enter.weight.device
-        self.render_profile, self.frame_skip = seen.get("render_profile"), seen.get("frame_skip")
-        self.height, self.width = seen.get("height"), seen.get("width")
+        self.model, self.action_dim = model.eval().requires_grad_(False), model.action_dim
+        self.checkpoint, self.device = checkpoint, model.enter.weight.device
+        vars(self).update(seen)  # render_profile, frame_skip, height, width: evaluations on others are refused
 
     def encode(self, frames: Tensor) -> Tensor:
         """uint8 ``(N, 3, height, width)`` -> ``(N, 3, h, w)`` in [0, 1]."""
@@ -102,21 +106,11 @@ class DeltaWorld:
         """``actions (S, H, A) -> latents (S, H, 3, h, w)``; ValueError when H is beyond ``max_horizon``."""
         if actions.shape[1] > self.max_horizon:
             raise ValueError(f"a horizon of {actions.shape[1]} steps is beyond the world's {self.max_horizon}")
-        recent = repeat(state, "t c h w -> s t c h w", s=len(actions))
-        return roll_out(self.model, recent, actions.to(self.device)).clamp(0, 1)
+        return self.model.roll_out(state.expand(len(actions), *state.shape), actions.to(self.device)).clamp(0, 1)
 
     def with_gradients(self) -> Self:
         """Gradients pass as it is: ``--planner gradient`` can descend through it."""
         return self
-
-
-def roll_out(model: DeltaCNN, recent: Tensor, actions: Tensor) -> Tensor:
-    """``recent (N, 2, 3, h, w)``, ``actions (N, H, A)`` -> what follows ``(N, H, 3, h, w)``, step by step."""
-    future = []
-    for action in actions.unbind(dim=1):
-        future.append(model(recent, action))
-        recent = torch.stack([recent[:, -1], future[-1]], dim=1)
-    return torch.stack(future, dim=1)
 
 
 def to_latents(frames: Tensor) -> Tensor:
@@ -131,14 +125,12 @@ def world(path: str | Path, device: str = "cpu") -> DeltaWorld:
         raise FileNotFoundError(f"{path} holds no {WEIGHTS}; python experiments/examples/delta_cnn.py --out {path}")
     try:
         with safe_open(file, framework="pt", device=device) as opened:
-            seen = opened.metadata()
-            weights = {name: opened.get_tensor(name) for name in opened.keys()}
+            sizes, seen = (json.loads(opened.metadata()[name]) for name in ("sizes", "seen"))
+            model = DeltaCNN(**sizes).to(device)
+            model.load_state_dict({name: opened.get_tensor(name) for name in opened.keys()})
     except SafetensorError as error:
         raise ValueError(f"{file} cannot be read (cut short?): {error}") from error
-    sizes = {name: int(seen.pop(name)) for name in ("action_dim", "channels", "depth")}
-    model = DeltaCNN(**sizes).to(device)
-    model.load_state_dict(weights)
-    return DeltaWorld(model, file, **{name: int(value) if value.isdigit() else value for name, value in seen.items()})
+    return DeltaWorld(model, file, **seen)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,8 +168,8 @@ def train(clips: ClipDataset, config: DeltaConfig) -> DeltaCNN:
     batches = tqdm(DataLoader(clips, batch_sampler=order, collate_fn=collate), desc="delta CNN", unit="step")
     for step, batch in enumerate(batches):
         end = CONTEXT + (config.unroll if 4 * step >= 3 * config.steps else 1)
-        latents, held = to_latents(batch.frames[:, :end]), held_actions(batch)
-        predicted = roll_out(model, latents[:, :CONTEXT], held[:, CONTEXT - 1 : end - 1])
+        latents = to_latents(batch.frames[:, :end])
+        predicted = model.roll_out(latents[:, :CONTEXT], held_actions(batch)[:, CONTEXT - 1 : end - 1])
         loss = F.mse_loss(predicted, latents[:, CONTEXT:])
         optimiser.zero_grad()
         loss.backward()
@@ -221,12 +213,12 @@ def delta_cnn(
     clips = ClipDataset(paths, length=CONTEXT + config.unroll, options=source)
     clips.require_actions("a world model of real actions")
     tests = ClipDataset(paths, length=CONTEXT + max(HORIZONS), split="validation", options=source)
-    model = train(clips, config)
-    about = {"action_dim": clips.action_dim, "channels": config.channels, "depth": config.depth}
-    about |= {name: getattr(clips, name) for name in ("render_profile", "frame_skip", "height", "width")}
-    with whole_file(out / WEIGHTS) as partial:
-        save_file(model.state_dict(), partial, metadata={name: str(value) for name, value in about.items()})
     windows, _ = held_out_windows(tests.episodes, held_out)
+    model = train(clips, config)
+    sizes = {"action_dim": clips.action_dim, "channels": config.channels, "depth": config.depth}
+    seen = {name: getattr(clips, name) for name in ("render_profile", "frame_skip", "height", "width")}
+    with whole_file(out / WEIGHTS) as partial:
+        save_file(model.state_dict(), partial, metadata={"sizes": json.dumps(sizes), "seen": json.dumps(seen)})
     held, learned = held_actions(windows), world(out)
     futures = {"delta CNN": imagined(learned, windows, held)}
     futures["delta CNN, shuffled"] = imagined(learned, windows, held.roll(1, dims=0))

@@ -10,15 +10,7 @@ from torch.nn import functional as F
 from colaworld.envs.demos import ClipDataset
 from colaworld.experiments.conformance_world import check_world
 from colaworld.experiments.examples import delta_cnn
-from colaworld.experiments.examples.delta_cnn import (
-    CONTEXT,
-    WEIGHTS,
-    DeltaCNN,
-    DeltaConfig,
-    DeltaWorld,
-    roll_out,
-    train,
-)
+from colaworld.experiments.examples.delta_cnn import CONTEXT, WEIGHTS, DeltaCNN, DeltaConfig, DeltaWorld, train
 from colaworld.experiments.goal_settings import EvalConfig
 from colaworld.experiments.held_out import HeldOutConfig
 from colaworld.experiments.planning_world import LoadedWorld
@@ -109,7 +101,7 @@ def test_it_learns_what_actions_do(learned: DeltaWorld) -> None:
     dark[..., 2:6, 2:6] = 0.8
     actions = torch.zeros(2, 1, 7)
     actions[0, 0, 1], actions[1, 0, 1] = 1, -1
-    right, left = roll_out(learned.model, dark.expand(2, -1, -1, -1, -1), actions)[:, 0].mean(dim=(1, 2))
+    right, left = learned.model.roll_out(dark.expand(2, -1, -1, -1, -1), actions)[:, 0].mean(dim=(1, 2))
     columns = torch.arange(8.0)
     assert (right * columns).sum() / right.sum() > (left * columns).sum() / left.sum() + 0.5
 
