@@ -10,7 +10,7 @@ from typing import Any
 
 from colaworld.experiments.goal_planners import make_planner, search_prior
 from colaworld.experiments.goal_settings import EvalConfig, parts_of_planner
-from colaworld.experiments.plug_in import is_spec
+from colaworld.experiments.plug_in import is_spec, shown
 from colaworld.experiments.plugged_flags import identities
 
 
@@ -25,8 +25,8 @@ def row_settings(
     hashes = goal_models or {}
     prior = {f"prior.{name}": value for name, value in asdict(config.prior).items()}
     planning = {
-        "planner": config.planner if is_spec(config.planner) else asdict(make_planner(config)),
-        "objective": config.objective,
+        "planner": shown(config.planner) if is_spec(config.planner) else asdict(make_planner(config)),
+        "objective": shown(config.objective),
         "last": config.last,
         "mpc": mpc_settings(config),
         "flow": {"steps": config.flow_steps, "std": config.flow_std, "guidance": config.guidance},

@@ -37,6 +37,7 @@ from colaworld.experiments.inspector import title_of, write_report
 from colaworld.experiments.inspector_episode import pack, save
 from colaworld.experiments.inspector_live import LiveReport
 from colaworld.experiments.planning_world import LoadedWorld
+from colaworld.experiments.plug_in import shown
 from colaworld.experiments.provenance import distinct, git_revision, versions
 from colaworld.experiments.report import format_results, paired_tests, success_table
 
@@ -171,7 +172,8 @@ def finish(
     }
     path = out / "summary.json"
     write_json(path, summary)
-    name = config.planner if config.world == "learned" else f"{config.planner}, {config.world}, {config.objective}"
+    parts = (config.planner,) if config.world == "learned" else (config.planner, config.world, config.objective)
+    name = ", ".join(shown(part) for part in parts)
     print(f"\n{format_results(table, tests, name)}\n\nsummary: {path}")
     if config.inspect:
         report = write_report(out, records, title=title_of(out), max_megabytes=config.report_megabytes)
@@ -181,12 +183,18 @@ def finish(
     return path
 
 
+def results_folder(config: EvalConfig) -> Path:
+    """``--out``, or a new one named after the planner and the time."""
+    name = shown(config.planner).replace(":", "-")
+    return config.out or Path("runs/vp2_eval") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
 def vp2_eval(config: Annotated[EvalConfig, tyro.conf.OmitArgPrefixes]) -> None:
     """Plan to goal frames in LIBERO and score it beside policies that plan nothing."""
     # LIBERO is slow to import; a wrong flag should not have to wait for it.
     from colaworld.experiments.libero_goal_tasks import LiberoGoalTasks
 
-    out = config.out or Path("runs/vp2_eval") / f"{config.planner}-{datetime.now():%Y%m%d-%H%M%S}"
+    out = results_folder(config)
     tasks = LiberoGoalTasks(config.manifest, max_steps=config.max_steps)
     if config.world == "simulator" and config.yardstick:
         config = on_yardstick(config, tasks.manifest)
