@@ -20,6 +20,8 @@ import numpy as np
 
 FOLDER = Path(__file__).parent / "manifests"
 DEFAULT_MANIFEST = "libero_goals_v0"
+DEVELOPMENT_MANIFESTS = ("libero_goals_dev_v1",)
+"""Of the shipped ones, those that settings are chosen on; on all others results are reported."""
 FIRST_SEED = 1_000_000
 LAYOUT_VERSION = 1
 Category = Literal["reach", "push", "lift", "place", "open_drawer", "close_drawer", "turn_on_stove"]
@@ -213,6 +215,24 @@ def load_manifest(name_or_path: str | Path = DEFAULT_MANIFEST) -> Manifest:
                 f"goal manifest {path} was made with {package} {wanted}, but {version(package)} is installed"
             )
     return manifest
+
+
+def check_development(manifest: Manifest) -> None:
+    """Raise ValueError naming the shipped evaluation manifest that ``manifest`` shares a start with: what is chosen on
+    goals says nothing when it is reported on them.
+    """
+    for path in sorted(FOLDER.glob("*.json"), key=lambda path: (path.stem != manifest.name, path.stem)):
+        if path.stem in DEVELOPMENT_MANIFESTS:
+            continue
+        shipped = load_manifest(path)
+        starts = {(each.scene, start.tobytes()) for each, start in zip(shipped.instances, shipped.starts, strict=True)}
+        for instance, start in zip(manifest.instances, manifest.starts, strict=True):
+            if (instance.scene, start.tobytes()) in starts:
+                raise ValueError(
+                    f"goal manifest {manifest.name}: instance {instance.instance} is one of the shipped "
+                    f"{shipped.name}, on which results are reported: never tune on the evaluation manifest; "
+                    f"{', '.join(DEVELOPMENT_MANIFESTS)} is for that, make_manifest.py --first-seed makes another"
+                )
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from colaworld.adapters.goal_models import GoalModels, load_goal_models
-from colaworld.envs.manifest import FOLDER, Manifest, load_manifest
+from colaworld.envs.manifest import Manifest, check_development, load_manifest
 from colaworld.experiments.batches import derived_seed
 from colaworld.experiments.cli import main
 from colaworld.experiments.correlation_table import correlations, table_of
@@ -50,8 +50,8 @@ class CorrelationConfig:
     """Rank costs by how well they rank plans."""
 
     manifest: str
-    """Goal instances of development, as make_manifest.py writes them; the shipped ones, on which results are reported,
-    are refused."""
+    """Goal instances of development: the shipped libero_goals_dev_v1 or others as make_manifest.py writes them; the
+    shipped ones on which results are reported are refused."""
     run: Path | None = None
     """Folder of a training run or of a trained system; the weights that ship when not given."""
     preset: str = "tiny"
@@ -183,21 +183,6 @@ def settings_of(config: CorrelationConfig, settings: Mapping[str, Any]) -> dict[
     names = ("plans", "expert_share", "horizon", "last", "blur", "flow_steps", "flow_std", "guidance")
     prior = {f"prior.{name}": value for name, value in vars(config.prior).items()}
     return {**settings, **prior, **{name: getattr(config, name) for name in names}}
-
-
-def check_development(manifest: Manifest) -> None:
-    """Raise ValueError naming the shipped manifest that ``manifest`` shares an instance with: costs are chosen on what
-    results are not reported on.
-    """
-    for path in sorted(FOLDER.glob("*.json")):
-        shipped = load_manifest(path)
-        starts = {(each.scene, start.tobytes()) for each, start in zip(shipped.instances, shipped.starts, strict=True)}
-        for instance, start in zip(manifest.instances, manifest.starts, strict=True):
-            if (instance.scene, start.tobytes()) in starts:
-                raise ValueError(
-                    f"goal manifest {manifest.name}: instance {instance.instance} is one of the shipped "
-                    f"{shipped.name}, on which results are reported; make another with make_manifest.py --first-seed"
-                )
 
 
 def check_fits(manifest: Manifest, loaded: LoadedWorld, horizon: int) -> None:

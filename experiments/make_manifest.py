@@ -1,7 +1,9 @@
-"""Make the frozen goal instances that planning is scored on::
+r"""Make the frozen goal instances that planning is scored on::
 
     python experiments/make_manifest.py --name libero_goals_v2 --sheet goals.png
     python experiments/make_manifest.py --name libero_place_v2 --long
+    python experiments/make_manifest.py --name libero_goals_dev_v1 --categories reach push --per-category 8 \
+        --scenes libero_goal_0 libero_spatial_0 --first-seed 3000000    # the shipped one for choosing settings
 
 VP2 draws start and goal from scripted trajectories that are not in the training data. Here every instance has a seed of
 1,000,000 or more, its start lies at most 12 environment steps before its goal on an expert's trajectory, and the expert
@@ -77,6 +79,7 @@ def make_manifest(
     folder: Path = FOLDER,
     per_category: int = 26,
     categories: tuple[Category, ...] = tuple(_SHORT),
+    scenes: tuple[str, ...] = (),
     long: bool = False,
     first_seed: int = FIRST_SEED,
     workers: int = 2,
@@ -89,6 +92,7 @@ def make_manifest(
         folder: where to write; the shipped manifests' by default.
         per_category: instances of each category, spread evenly over its scenes.
         categories: which categories.
+        scenes: only these, such as libero_goal_0; by default a choice of those that each category has.
         long: `place` from LIBERO's initial states, with sub-goal frames.
         first_seed: the first seed tried; training data uses seeds below 1,000,000.
         workers: parallel processes.
@@ -107,7 +111,7 @@ def make_manifest(
         raise ValueError(f"categories must be some of {', '.join(_SHORT)}, got {list(categories)}")
     if long and categories not in (tuple(_SHORT), ("place",)):
         raise ValueError(f"--long is a list of place only, got --categories {' '.join(categories)}")
-    cells = _cells(("place",) if long else categories, per_category)
+    cells = _cells(("place",) if long else categories, per_category, scenes)
     parts = folder / f"{name}{'-long' if long else ''}-{first_seed}.parts"
     found = _find(cells, parts, first_seed, long, workers)
     rows = [row for cell in cells for row in found[cell]]
@@ -119,11 +123,17 @@ def make_manifest(
         imageio.imwrite(sheet, _contact_sheet([row.candidate for row in _interleaved(rows)]))
 
 
-def _cells(categories: tuple[Category, ...], per_category: int) -> list[Cell]:
-    """``per_category`` instances of each category, as evenly as they go into its scenes."""
+def _cells(categories: tuple[Category, ...], per_category: int, scenes: tuple[str, ...] = ()) -> list[Cell]:
+    """``per_category`` instances of each category, as evenly as they go into its scenes. ValueError for a category that
+    has none of ``scenes``.
+    """
     cells = []
     for category in categories:
         tasks = _SHORT[category]
+        if scenes:
+            tasks = tuple(task for task in TASKS[category] if "{}_{}".format(*task) in scenes)
+        if not tasks:
+            raise ValueError(f"--scenes {' '.join(scenes)}: {category} has none of them")
         shares = [per_category // len(tasks) + (number < per_category % len(tasks)) for number in range(len(tasks))]
         cells += [Cell(category, *task, share) for task, share in zip(tasks, shares, strict=True) if share]
     return cells

@@ -31,10 +31,12 @@ from colaworld.experiments.reproduce_cells import (
     FEWEST_SEEDS,
     GROUPS,
     SCALES,
+    Cell,
     GroupName,
     ScaleName,
     ordered_cells,
 )
+from colaworld.experiments.reproduce_play import Episodes, episodes_of, play_cell
 from colaworld.experiments.reproduce_report import report
 from colaworld.experiments.reproduce_runs import Crew, run_cells
 from colaworld.experiments.reproduce_store import CellStore, StoredCell
@@ -75,6 +77,12 @@ class GridConfig:
     measured by now need not have been when they ran."""
     only_missing: bool = False
     """With --reevaluate: measure only what a cell lacks, and keep what it has."""
+    plan_manifest: str | None = None
+    """Also play the episodes of this manifest in the simulator with every finished cell whose run folder lies under
+    --runs: libero_goals_dev_v1, or a file of make_manifest.py; the manifests that results are reported on are refused.
+    """
+    plan_episodes: int | None = None
+    """With --plan-manifest: only so many of its instances in each category; all when not given."""
 
     def __post_init__(self) -> None:
         if not self.groups or not self.seeds:
@@ -91,6 +99,8 @@ class GridConfig:
             raise ValueError("--only-missing is of --reevaluate")
         if self.reevaluate and self.report_only:
             raise ValueError("--reevaluate and --report-only: either cells are measured or they are not")
+        if self.plan_episodes is not None and (self.plan_manifest is None or self.plan_episodes < 1):
+            raise ValueError(f"--plan-episodes is of --plan-manifest and 1 or more, got {self.plan_episodes}")
         for flag, path in (("--fvd-weights", self.fvd_weights), ("--lpips-weights", self.lpips_weights)):
             if path is not None and not path.is_file():
                 raise ValueError(f"{flag}: there is no file {path}")
@@ -129,12 +139,13 @@ class GridConfig:
             words += ["--variants", *self.variants]
         data = ("--data", *map(str, self.data)) if self.data else ()
         files = _given({"--init": self.init, **self._networks("--")})
-        return shlex.join([*words, "--workers", str(self.workers), *data, *files])
+        played = {"--plan-manifest": self.plan_manifest, "--plan-episodes": self.plan_episodes}
+        return shlex.join([*words, "--workers", str(self.workers), *data, *files, *_given(played)])
 
 
-def _given(flags: Mapping[str, Path | None]) -> list[str]:
+def _given(flags: Mapping[str, Path | str | int | None]) -> list[str]:
     """The flags that have a value, as arguments."""
-    return [word for flag, path in flags.items() if path is not None for word in (flag, str(path))]
+    return [word for flag, value in flags.items() if value is not None for word in (flag, str(value))]
 
 
 def reproduce(config: Annotated[GridConfig, tyro.conf.arg(name="")]) -> None:
@@ -146,11 +157,21 @@ def reproduce(config: Annotated[GridConfig, tyro.conf.arg(name="")]) -> None:
         sys.exit(1)
 
 
-def run_grid(config: GridConfig, trainer: Sequence[str]) -> list[str]:
+def run_grid(config: GridConfig, trainer: Sequence[str], episodes: Episodes | None = None) -> list[str]:
     """Run every cell that has not finished with the command ``trainer`` and write the report after each; returns the
-    names of those that failed.
+    names of those that failed. ``episodes`` are played with each; those of the flags when not given.
     """
-    folder = config.results / config.preset
+    if config.plan_manifest and not config.report_only and episodes is None:
+        episodes = episodes_of(config.plan_manifest, config.plan_episodes, config.workers)
+    try:
+        return _run_grid(config, trainer, None if config.report_only else episodes)
+    finally:
+        if episodes is not None:
+            episodes.tasks.close()
+
+
+def _run_grid(config: GridConfig, trainer: Sequence[str], episodes: Episodes | None) -> list[str]:
+    folder, runs = config.results / config.preset, config.runs / config.preset
     store = CellStore(folder / "cells", SCALES[config.preset], config.hashes())
     cells = ordered_cells(config.groups, config.seeds)
     if config.variants:
@@ -167,22 +188,32 @@ def run_grid(config: GridConfig, trainer: Sequence[str]) -> list[str]:
         finished = sum(cell.name in done and done[cell.name].finished for cell in cells)
         print(f"{stored.cell} {stored.status}{f': {stored.error}' if stored.error else ''} ({finished}/{len(cells)})")
         path = write_report(config, store)
+        for cell in (cell for cell in cells if cell.name == stored.cell):
+            play(cell)
 
     def evaluated(stored: StoredCell, what: str) -> None:
         nonlocal path
         print(f"{stored.cell} {what}", flush=True)
         path = write_report(config, store)
 
+    def play(cell: Cell) -> None:
+        nonlocal path
+        played = play_cell(cell, store, runs, episodes) if episodes else None
+        if played:
+            print(f"{cell.name} {played.said}", flush=True)
+            failed.extend([cell.name] * played.failed)
+            path = write_report(config, store) if played.stored else path
+
     if config.reevaluate:
         from colaworld.experiments.reproduce_again import reevaluate  # the models are slow to import
 
-        where = config.runs / config.preset
-        reevaluate(cells, store, where, config.paths(), only_missing=config.only_missing, ended=evaluated)
+        reevaluate(cells, store, runs, config.paths(), only_missing=config.only_missing, ended=evaluated)
     elif not config.report_only:
-        crew = Crew(
-            trainer=tuple(trainer), paths=config.paths(), runs=config.runs / config.preset, workers=config.workers
-        )
+        crew = Crew(trainer=tuple(trainer), paths=config.paths(), runs=runs, workers=config.workers)
         run_cells(cells, store, crew, ended)
+    for cell in cells:
+        if cell.name not in failed:
+            play(cell)
     print(path or write_report(config, store))
     return failed
 

@@ -17,8 +17,8 @@ from colaworld.envs.demos import ClipDataset, starter_path
 from colaworld.experiments.evaluation import PLANNING, Evaluation
 from colaworld.experiments.provenance import git_revision, versions
 from colaworld.experiments.reproduce_cells import Cell, as_arguments
-from colaworld.experiments.reproduce_runs import locked
-from colaworld.experiments.reproduce_store import EVALUATION_DIGITS, CellStore, StoredCell, read_evaluation, rounded
+from colaworld.experiments.reproduce_runs import locked, unfit
+from colaworld.experiments.reproduce_store import EVALUATION_DIGITS, CellStore, StoredCell, rounded
 from colaworld.experiments.train_config import TrainConfig
 
 Measured = Callable[[TrainConfig, ColaSystem, Path, bool], dict[str, Any]]
@@ -70,20 +70,3 @@ def measured(config: TrainConfig, system: ColaSystem, folder: Path, only_missing
     held_out = ClipDataset(sources, length=config.clip, split="validation", options=config.source)
     evaluation = Evaluation(train, held_out, config.evaluation, config.held_out, config.video)
     return {PLANNING: evaluation.plans(system)} if only_missing else evaluation.finished(system, folder)
-
-
-def unfit(folder: Path, cell: Cell, stored: StoredCell) -> str | None:
-    """Why the run ``folder`` cannot be evaluated for a stored cell; None when it can. Seconds are as good as a name: no
-    two trainings take the same.
-    """
-    if not folder.is_dir():
-        return f"there is no run folder {folder}"
-    if not (folder / "system" / "system.json").is_file():
-        return f"there are no weights in {folder}"
-    try:
-        evaluation = read_evaluation(folder / "evaluation.json", cell)
-    except ValueError as error:
-        return str(error)
-    if evaluation.get("budget") != stored.evaluation.get("budget"):
-        return f"{folder} holds another training than the cell's"
-    return None

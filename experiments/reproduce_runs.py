@@ -159,6 +159,23 @@ def _outcome(run: _Run, store: CellStore, crew: Crew) -> StoredCell:
     )
 
 
+def unfit(folder: Path, cell: Cell, stored: StoredCell) -> str | None:
+    """Why the run ``folder`` cannot be evaluated for a stored cell; None when it can. Seconds are as good as a name: no
+    two trainings take the same.
+    """
+    if not folder.is_dir():
+        return f"there is no run folder {folder}"
+    if not (folder / "system" / "system.json").is_file():
+        return f"there are no weights in {folder}"
+    try:
+        evaluation = read_evaluation(folder / "evaluation.json", cell)
+    except ValueError as error:
+        return str(error)
+    if evaluation.get("budget") != stored.evaluation.get("budget"):
+        return f"{folder} holds another training than the cell's"
+    return None
+
+
 def available_cores() -> int:
     """Of this machine."""
     return os.cpu_count() or 1

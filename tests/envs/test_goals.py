@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
@@ -11,7 +12,15 @@ import pytest
 
 from colaworld.envs import manifest as manifests
 from colaworld.envs.goals import LiberoGoalReachingEnv
-from colaworld.envs.manifest import DEFAULT_MANIFEST, FIRST_SEED, FOLDER, load_manifest
+from colaworld.envs.manifest import (
+    DEFAULT_MANIFEST,
+    DEVELOPMENT_MANIFESTS,
+    FIRST_SEED,
+    FOLDER,
+    check_development,
+    load_manifest,
+)
+from colaworld.envs.starter import read_starter, starter_path
 
 
 @pytest.fixture()
@@ -44,6 +53,7 @@ def test_what_ships() -> None:
 
 
 FROZEN = {
+    "libero_goals_dev_v1": "9e4a3e99eda4ae1059430bd1320f174225c87218dad1086f949dbafb95891028",
     "libero_goals_v0": "f7516a2303a18726736a6d074cb881649505218e794d22e7022edb22a5946ad3",
     "libero_goals_v1": "43f7451511fcd2b63f582a943bd7c621ae23e901f7f802a6ce49094be82f1815",
     "libero_place_v1": "97df1324448920d1795cd63574bfc138654dfd18a0f43a5ec252114bed98c2f5",
@@ -71,6 +81,37 @@ def test_version_1_is_wide() -> None:
     assert len({start.tobytes() for start in manifest.starts}) == len(instances)
     assert manifest.yardstick["samples"] == 32 and manifest.fingerprint["libero_goal_0"]["drift_mm"] < 0.1
     assert not (manifest.goal_frames == manifest.goal_frames[:1]).all(axis=(1, 2, 3))[1:].any()
+
+
+def test_the_development_manifest_shares_nothing_with_training_or_evaluation() -> None:
+    manifest = load_manifest("libero_goals_dev_v1")
+    counts = Counter((instance.category, instance.scene) for instance in manifest.instances)
+    scenes = ("libero_goal_0", "libero_spatial_0")
+    assert counts == {(category, scene): 4 for category in ("reach", "push") for scene in scenes}
+    assert [instance.category for instance in manifest.instances[:4]] == ["reach", "push"] * 2
+    seeds = {instance.seed for instance in manifest.instances}
+    trained = read_starter(starter_path())
+    assert {scene.header.scene for scene in trained} == set(scenes)
+    assert seeds.isdisjoint({int(seed) for scene in trained for seed in scene.seeds})
+    own = {state.tobytes() for state in (*manifest.starts, *manifest.goals)}
+    assert len(own) == 2 * len(manifest.instances)
+    for path in FOLDER.glob("*.json"):
+        if path.stem not in DEVELOPMENT_MANIFESTS:
+            evaluated = load_manifest(path)
+            assert own.isdisjoint(state.tobytes() for state in (*evaluated.starts, *evaluated.goals))
+            assert seeds.isdisjoint(instance.seed for instance in evaluated.instances)
+    check_development(manifest)
+    size = sum((FOLDER / f"libero_goals_dev_v1{suffix}").stat().st_size for suffix in (".json", ".npz"))
+    assert size < 1 << 17
+
+
+def test_what_results_are_reported_on_is_no_development_manifest() -> None:
+    manifest = load_manifest("libero_goals_v1")
+    with pytest.raises(ValueError, match="one of the shipped libero_goals_v1, on which .*: never tune on the eval"):
+        check_development(manifest)
+    renamed = replace(manifest, name="mine", goal_frames=255 - manifest.goal_frames)
+    with pytest.raises(ValueError, match="goal manifest mine: instance 0 is one of the shipped"):
+        check_development(renamed)
 
 
 def test_the_long_list_leads_from_official_states_by_sub_goals() -> None:
@@ -130,7 +171,7 @@ def test_unknown_instances_and_profiles_are_named(reaching_env: LiberoGoalReachi
 
 
 def test_a_missing_manifest_is_named() -> None:
-    with pytest.raises(FileNotFoundError, match=f"no goal manifest 'elsewhere' .*shipped: {DEFAULT_MANIFEST}"):
+    with pytest.raises(FileNotFoundError, match=f"no goal manifest 'elsewhere' .*shipped: .*{DEFAULT_MANIFEST}"):
         load_manifest("elsewhere")
 
 

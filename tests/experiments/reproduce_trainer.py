@@ -105,5 +105,7 @@ with (out / "metrics.jsonl").open("w") as file:
                 }
         file.write(json.dumps(line) + "\n")
 (out / "evaluation.json").write_text(json.dumps(evaluation))
+(out / "system").mkdir(exist_ok=True)
+(out / "system" / "system.json").write_text("{}")
 with (plan / "calls.jsonl").open("a") as file:
     file.write(json.dumps({"cell": out.name, "at": time.time(), "event": "ends"}) + "\n")

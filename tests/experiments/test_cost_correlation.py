@@ -203,6 +203,7 @@ def test_instances_that_results_are_reported_on_are_refused(tmp_path) -> None:
     with pytest.raises(ValueError, match="manifest dev: instance 0"):
         check_development(renamed)
     check_development(replace(renamed, starts=tuple(start + 1e-3 for start in shipped.starts)))
+    check_development(load_manifest("libero_goals_dev_v1"))
 
 
 def test_bad_settings_are_named(spot_world) -> None:

@@ -11,6 +11,7 @@ from colaworld.experiments.benchmark_env import benchmark
 from colaworld.experiments.make_manifest import (
     Cell,
     Row,
+    _cells,
     _interleaved,
     _manifest,
     _part,
@@ -45,6 +46,18 @@ def test_what_could_only_fail_at_the_end_is_refused_at_once(tmp_path: Path) -> N
             make_manifest("goals", tmp_path, sheet=sheet)
     with pytest.raises(ValueError, match="--long is a list of place only, got --categories push"):
         make_manifest("goals", tmp_path, long=True, categories=("push",))
+    assert not list(tmp_path.iterdir())
+
+
+def test_scenes_can_be_chosen(tmp_path: Path) -> None:
+    assert _cells(("reach", "push"), 3, ("libero_goal_0", "libero_spatial_0")) == [
+        Cell("reach", "libero_goal", 0, 2),
+        Cell("reach", "libero_spatial", 0, 1),
+        Cell("push", "libero_goal", 0, 2),
+        Cell("push", "libero_spatial", 0, 1),
+    ]
+    with pytest.raises(ValueError, match="--scenes libero_goal_0: close_drawer has none of them"):
+        make_manifest("goals", tmp_path, categories=("reach", "close_drawer"), scenes=("libero_goal_0",))
     assert not list(tmp_path.iterdir())
 
 
