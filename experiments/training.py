@@ -35,7 +35,7 @@ from colaworld.experiments.run_folder import Journal, Progress, load_checkpoint,
 from colaworld.experiments.stage_config import StageConfig
 from colaworld.experiments.stages import StageModel
 from colaworld.experiments.watch import watch
-from colaworld.models.video_transformer import VideoTransformer
+from colaworld.models.backbones import Backbone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,9 +286,9 @@ def _labelled(data: Data, config: StageConfig, seed: int, part: Part) -> Batch |
     return collate([data.labelled[int(index)] for index in chosen]).to(part.batch.frames.device)
 
 
-def compile_training(video: VideoTransformer) -> None:
+def compile_training(video: Backbone) -> None:
     """Compile what is differentiated; what is only looked at comes in other shapes and seldom, and stays eager."""
-    eager = functools.partial(VideoTransformer.two_streams, video)
+    eager = functools.partial(type(video).two_streams, video)
     compiled = torch.compile(eager, dynamic=False)
     # On the instance, so that no checkpoint holds it.
     video.two_streams = lambda *frames, **others: (compiled if torch.is_grad_enabled() else eager)(*frames, **others)

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from colaworld.models.action_conditioner import ActionConditioner
+from colaworld.models.backbones import Backbone
 from colaworld.models.bottleneck import Bottleneck, Bottlenecked
 from colaworld.models.flow import FlowConfig, training_pairs
 from colaworld.models.imagination import Imagination, given
 from colaworld.models.inverse_dynamics import InverseDynamics
 from colaworld.models.share import Chance
-from colaworld.models.video_transformer import VideoTransformer
 
 CONTEXT_FRAMES = 2  # VP2's; the arm's lag needs a velocity, so one frame is not enough
 
@@ -55,7 +55,7 @@ class ColaModel(nn.Module):
 
     def __init__(
         self,
-        video: VideoTransformer,
+        video: Backbone,
         conditioner: ActionConditioner,
         inverse_dynamics: InverseDynamics | None,
         bottleneck: Bottleneck,

@@ -26,11 +26,11 @@ import torch
 from torch import Tensor, nn
 
 from colaworld.models.action_conditioner import ActionConditioner
+from colaworld.models.backbones import Backbone
 from colaworld.models.chunks import Chunks
 from colaworld.models.flow import FlowConfig, SamplerConfig, integrate
 from colaworld.models.imagination import Imagination, Imagined, NextAction
 from colaworld.models.static_cache import StaticCache, visible
-from colaworld.models.video_transformer import VideoTransformer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 ACTIVATIONS = 4
@@ -71,7 +71,7 @@ class Engine(Imagination):
 
     def __init__(
         self,
-        video: VideoTransformer,
+        video: Backbone,
         conditioner: ActionConditioner | None,
         flow: FlowConfig,
         sampler: SamplerConfig = SamplerConfig(),

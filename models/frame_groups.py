@@ -25,6 +25,7 @@ from einops import rearrange
 from torch import Tensor
 
 from colaworld.models.action_conditioner import ActionConditioner
+from colaworld.models.share import Chance, draw
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +130,7 @@ class GroupedConditioner(ModelMixin, ConfigMixin):
         )
 
     def forward(
-        self, latent_actions: Tensor, *, dropped: Tensor | None = None, generator: torch.Generator | None = None
+        self, latent_actions: Tensor, *, dropped: Tensor | None = None, generator: Chance | None = None
     ) -> Tensor:
         """``latent_actions (B, N, size * D)`` -> modulation ``(B, N, 6, W)``. ``dropped (B, N)`` bool marks latents
         without actions; in training mode more are drawn from ``generator``.
@@ -139,7 +140,7 @@ class GroupedConditioner(ModelMixin, ConfigMixin):
         empty = ~self.groups.given(steps + 1).to(latent_actions.device).expand(batch, -1, -1)
         absent = empty if dropped is None else empty | dropped[..., None]
         if self.training and generator is not None and self.config.drop:
-            drawn = torch.rand(batch, steps, generator=generator, device=latent_actions.device) < self.config.drop
+            drawn = draw(torch.rand, (batch, steps), generator, latent_actions.device) < self.config.drop
             absent = absent | drawn[..., None]
         modulation = self.single(
             rearrange(latent_actions, "b n (size d) -> b (n size) d", size=size),

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from colaworld.models.action_conditioner import ActionConditioner
+from colaworld.models.backbones import Backbone
 from colaworld.models.blocks import TemporalCache
 from colaworld.models.flow import FlowConfig, SamplerConfig, integrate, source_latents
-from colaworld.models.video_transformer import VideoTransformer
 
 NextAction = Callable[[int, Tensor], Tensor]
 """``(step, recent frames (B, T, C, h, w)) -> latent action (B, D)`` that leads from the last of them to the next
@@ -56,7 +56,7 @@ class Imagination:
 
     def __init__(
         self,
-        video: VideoTransformer,
+        video: Backbone,
         conditioner: ActionConditioner | None,
         flow: FlowConfig,
         sampler: SamplerConfig = SamplerConfig(),

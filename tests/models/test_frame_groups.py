@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from colaworld.models.frame_groups import FrameGroups, GroupedConditioner
+from colaworld.models.share import Share
 
 
 def conditioner(**sizes) -> GroupedConditioner:
@@ -91,6 +92,16 @@ def test_a_latents_actions_are_dropped_together_and_step_by_step_only_in_trainin
     is_free = (drawn - free).abs().amax(dim=(1, 2, 3)) < 1e-5
     is_kept = (drawn - kept).abs().amax(dim=(1, 2, 3)) < 1e-5
     assert (is_free ^ is_kept).all() and 16 < is_free.sum() < 48
+
+
+def test_a_process_drops_the_rows_of_what_the_whole_batch_drops():
+    model, grouped = conditioner(drop=0.5, depth=1).train(), torch.randn(8, 3, 12)
+    whole = model(grouped, generator=torch.Generator().manual_seed(0))
+    halves = [
+        model(part, generator=Share(generator=torch.Generator().manual_seed(0), part=number, parts=2))
+        for number, part in enumerate(grouped.chunk(2))
+    ]
+    torch.testing.assert_close(torch.cat(halves), whole)
 
 
 def test_it_is_saved_and_too_many_latents_are_refused(tmp_path):
