@@ -1,9 +1,10 @@
 """A whole trained system in one folder: codec, video model, latent action model, conditioner, adapter.
 
 ``system.json`` says what the system was made for (frame size, frame skip, render profile) and where each part lies;
-every part is a ``config.json`` and safetensors, through diffusers' ``save_pretrained`` / ``from_pretrained``. Nothing
-in a checkpoint is executed. A part's place may point outside the folder (``../codec``), so that two systems share one
-codec.
+every part is a ``config.json`` and safetensors, through diffusers' ``save_pretrained`` / ``from_pretrained``. Video
+model, conditioner and codec may be of several classes: the name that ``config.json`` says (``_class_name``) is looked
+up among those known here. Nothing in a checkpoint is executed. A part's place may point outside the folder
+(``../codec``), so that two systems share one codec.
 """
 
 import json
@@ -12,6 +13,7 @@ import shutil
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +23,36 @@ from safetensors import SafetensorError
 from colaworld.adapters.action_adapter import ActionAdapter
 from colaworld.models.action_conditioner import ActionConditioner
 from colaworld.models.action_head import ActionHead
+from colaworld.models.backbones import BACKBONES, Backbone
 from colaworld.models.bottleneck import Bottleneck
 from colaworld.models.codec import FrameCodec
+from colaworld.models.codecs import CODECS
 from colaworld.models.cola import ColaModel
 from colaworld.models.flow import FlowConfig
 from colaworld.models.forward_dynamics import ForwardDynamics
+from colaworld.models.frame_groups import GroupedConditioner
 from colaworld.models.inverse_dynamics import InverseDynamics
-from colaworld.models.video_transformer import VideoTransformer
+from colaworld.models.opensora_vae import OpenSoraVAE
 
 FORMAT = 1
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def _place(part: type) -> tuple[str, str]:
+    return part.__module__, part.__name__
+
+
 PARTS = {
-    "codec": FrameCodec,
-    "video": VideoTransformer,
-    "conditioner": ActionConditioner,
-    "inverse_dynamics": InverseDynamics,
-    "bottleneck": Bottleneck,
-    "adapter": ActionAdapter,
-    "forward_dynamics": ForwardDynamics,
-    "action_head": ActionHead,
+    "codec": tuple(CODECS.values()),
+    "video": tuple(BACKBONES.values()),
+    "conditioner": (_place(ActionConditioner), _place(GroupedConditioner)),
+    "inverse_dynamics": (_place(InverseDynamics),),
+    "bottleneck": (_place(Bottleneck),),
+    "adapter": (_place(ActionAdapter),),
+    "forward_dynamics": (_place(ForwardDynamics),),
+    "action_head": (_place(ActionHead),),
 }
+"""The parts of a system, each with the modules and names of the classes that it may be of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +79,9 @@ class ColaSystem:
     """
 
     info: SystemInfo
-    codec: FrameCodec
-    video: VideoTransformer | None = None
-    conditioner: ActionConditioner | None = None
+    codec: FrameCodec | OpenSoraVAE
+    video: Backbone | None = None
+    conditioner: ActionConditioner | GroupedConditioner | None = None
     inverse_dynamics: InverseDynamics | None = None
     bottleneck: Bottleneck | None = None
     adapter: ActionAdapter | None = None
@@ -145,12 +158,13 @@ def load_system(path: str | Path, *, device: str | torch.device = "cpu") -> Cola
 def _load_part(name: str, path: Path, device: str | torch.device) -> torch.nn.Module:
     if name not in PARTS:
         raise ValueError(f"{path.parent / 'system.json'}: unknown part {name!r}, expected one of {', '.join(PARTS)}")
-    weights = path / "diffusion_pytorch_model.safetensors"
+    weights = path / WEIGHTS
     for needed in (path / "config.json", weights):
         if not needed.is_file():
             raise FileNotFoundError(f"the {name} of the system is missing: no file {needed}")
+    kind = _class_of(name, path / "config.json")
     try:
-        part, loading = PARTS[name].from_pretrained(
+        part, loading = kind.from_pretrained(
             path,
             torch_dtype=torch.float32,
             low_cpu_mem_usage=False,
@@ -159,11 +173,25 @@ def _load_part(name: str, path: Path, device: str | torch.device) -> torch.nn.Mo
         )
     except (SafetensorError, OSError, RuntimeError, TypeError, ValueError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{weights}: cannot be read as a {PARTS[name].__name__} ({first})") from error
+        raise ValueError(f"{weights}: cannot be read as a {kind.__name__} ({first})") from error
     for problem in ("missing_keys", "unexpected_keys"):
         if loading[problem]:  # diffusers would only warn and leave such weights as they were drawn
             raise ValueError(f"{weights}: {problem.replace('_', ' ')}, the first of them {min(loading[problem])!r}")
     return part.to(device).eval()
+
+
+def _class_of(name: str, config: Path) -> type:
+    """The class that a part's ``config.json`` names, among those that the part may be of."""
+    try:
+        text = json.loads(config.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{config}: not valid JSON ({error})") from error
+    written = text.get("_class_name") if isinstance(text, dict) else None
+    for module, known in PARTS[name]:
+        if known == written:
+            return getattr(import_module(module), known)
+    expected = ", ".join(known for _, known in PARTS[name])
+    raise ValueError(f"{config}: field '_class_name' of a {name} must be one of {expected}, got {written!r}")
 
 
 def _info(text: Mapping[str, Any], where: Path) -> SystemInfo:

@@ -8,6 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from colaworld.adapters.system import load_system, save_system, weights_path
 from colaworld.envs.manifest import DEFAULT_MANIFEST, load_manifest
+from colaworld.models.frame_groups import GroupedConditioner
+from colaworld.models.opensora_vae import OpenSoraVAE
+from colaworld.models.stdit3 import STDiT3
 
 
 def test_a_saved_system_imagines_the_same(system, tmp_path):
@@ -17,6 +20,43 @@ def test_a_saved_system_imagines_the_same(system, tmp_path):
     for name, part in system.parts().items():
         for key, value in part.state_dict().items():
             torch.testing.assert_close(getattr(loaded, name).state_dict()[key], value, rtol=0, atol=0)
+
+
+def test_parts_are_of_the_class_that_their_config_names(system, tmp_path):
+    system.video = STDiT3(latent_height=2, latent_width=2, width=16, depth=1, heads=2).eval()
+    system.conditioner = GroupedConditioner(latent_action_dim=16, width=16, depth=1, heads=2, video_width=16)
+    system.codec = OpenSoraVAE(
+        height=16, width=16, picture_widths=(8, 8, 8, 8), picture_layers=1, temporal_widths=(8, 8, 8, 8),
+        temporal_blocks=1, groups=4,
+    )  # fmt: skip
+    save_system(system, tmp_path / "run")
+    loaded = load_system(tmp_path / "run")
+    assert (type(loaded.video), type(loaded.conditioner), type(loaded.codec)) == (
+        STDiT3, GroupedConditioner, OpenSoraVAE
+    )  # fmt: skip
+    for name in ("video", "conditioner", "codec"):
+        torch.testing.assert_close(
+            dict(loaded.parts()[name].state_dict()), dict(system.parts()[name].state_dict()), rtol=0, atol=0
+        )
+
+
+@pytest.mark.parametrize(
+    ("part", "known"), [("video", "STDiT3"), ("conditioner", "GroupedConditioner"), ("codec", "OpenSoraVAE")]
+)
+@pytest.mark.parametrize("written", ["os.system", "InverseDynamics", None])
+def test_a_class_that_a_part_cannot_be_of_is_refused(system, tmp_path, part, known, written):
+    save_system(system, tmp_path / "run")
+    config = tmp_path / "run" / part / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"_class_name": written}))
+    with pytest.raises(ValueError, match=f"{part}/config.json: field '_class_name' .*{known}.*, got {written!r}"):
+        load_system(tmp_path / "run")
+
+
+def test_a_config_that_is_not_json_is_named(system, tmp_path):
+    save_system(system, tmp_path / "run")
+    (tmp_path / "run" / "video" / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="video/config.json: not valid JSON"):
+        load_system(tmp_path / "run")
 
 
 def test_bf16_halves_the_file_and_leaves_the_original_alone(system, tmp_path):
