@@ -11,7 +11,6 @@ are shown.
 """
 
 import json
-import math
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from tqdm import tqdm
 from colaworld.experiments import benchmark_planning_rivals
 from colaworld.experiments.benchmark_planning_rivals import BOUND, RIVALS, Linear, Plan, Task, timed_plans
 from colaworld.experiments.benchmark_planning_settings import TRIVIAL_PLAN, BenchmarkConfig
-from colaworld.experiments.benchmark_planning_timing import in_turns, middle, ratio
+from colaworld.experiments.benchmark_planning_timing import in_turns, mean_of, middle, ratio
 from colaworld.planning.cem import CEM
 from colaworld.planning.distributions import ActionPrior
 from colaworld.planning.mppi import MPPI
@@ -43,6 +42,13 @@ PAIRS = {
     "MPPI": ("stable-worldmodel MPPI", "pytorch-mppi"),
 }
 """Ours, and whom each is compared with."""
+RECIPE = (
+    "the rivals were not measured; make an environment of their own and name its interpreter with --rivals:\n"
+    "  python -m venv rivals && rivals/bin/pip install torch==2.13.0\n"
+    "  rivals/bin/pip install --no-deps stable-worldmodel==0.1.1 pytorch-mppi==0.9.1\n"
+    "  rivals/bin/pip install numpy einops gymnasium loguru arm-pytorch-utilities"
+)
+"""Their planners alone: all that stable-worldmodel depends on (data formats) is not needed for them."""
 Turn = Callable[[Sequence[int]], dict[str, list[Any]]]
 """``seeds ->`` what ``timed_plans`` tells."""
 
@@ -87,8 +93,8 @@ def our_planners(task: Task) -> dict[str, Plan]:
 
 
 @contextmanager
-def rival_turns(python: Path, task: Task) -> Iterator[dict[str, Turn]]:
-    """The rivals by name, in a process of ``python``.
+def rival_turns(python: Path, task: Task) -> Iterator[tuple[dict[str, Turn], dict[str, str]]]:
+    """The rivals by name, in a process of ``python``, and their packages' versions.
 
     ValueError with what it last said when it ends too early (a package is missing, for example).
     """
@@ -111,8 +117,9 @@ def rival_turns(python: Path, task: Task) -> Iterator[dict[str, Turn]]:
         return json.loads(answer)
 
     try:
-        ask(asdict(task))
-        yield {name: lambda seeds, name=name: ask({"planner": name, "seeds": list(seeds)}) for name in RIVALS}
+        versions = ask(asdict(task))
+        turns = {name: lambda seeds, name=name: ask({"planner": name, "seeds": list(seeds)}) for name in RIVALS}
+        yield turns, versions
     finally:
         process.stdin.close()
         try:
@@ -133,9 +140,9 @@ def measure_overhead(config: BenchmarkConfig) -> dict[str, Any]:
         name: lambda seeds, plan=plan: timed_plans(plan, seeds) for name, plan in our_planners(task).items()
     }
     if config.rivals is None:
-        return {**size_of(task), **compared(config, task, turns)}
-    with rival_turns(config.rivals, task) as rivals:
-        return {**size_of(task), **compared(config, task, {**turns, **rivals})}
+        return {**size_of(task), "rivals": None, **compared(config, task, turns)}
+    with rival_turns(config.rivals, task) as (rivals, versions):
+        return {**size_of(task), "rivals": versions, **compared(config, task, {**turns, **rivals})}
 
 
 def size_of(task: Task) -> dict[str, int]:
@@ -159,7 +166,12 @@ def compared(config: BenchmarkConfig, task: Task, turns: dict[str, Turn]) -> dic
         name: [mean_cost(world, answer["actions"]) for answer in answers] for name, answers in told.items()
     }
     rows = [
-        {"planner": name, "seconds": middle(seconds[name]), "cost": math.fsum(costs[name]) / len(costs[name])}
+        {
+            "planner": name,
+            "seconds": middle(seconds[name]),
+            "all_seconds": seconds[name],
+            "cost": asdict(mean_of(costs[name])),
+        }
         for name in turns
     ]
     pairs = [

@@ -1,12 +1,13 @@
 """Other people's planners on a trivial world, run by the interpreter of an environment of their own:
-``benchmark_planning.py overhead --rivals PYTHON`` starts this file there, and asks for plans a line of JSON at a time.
+``benchmark_planning.py --parts overhead --rivals PYTHON`` starts this file there and asks for plans, a line of JSON
+each.
 
 Imports nothing but torch and the rivals, and those only when asked: ``stable-worldmodel``'s CEM and MPPI solvers and
 ``pytorch-mppi``, as they are installed. ``Linear`` and ``timed_plans`` serve both sides, so that they plan in and are
 timed by the same code.
 
-Requests: first the task (``Task``'s fields), answered by ``{}``; then ``{"planner", "seeds"}``, answered by seconds on
-both clocks and actions of each seed's plan. An empty line ends it.
+Requests: first the task (``Task``'s fields), answered by the versions of what plans here; then ``{"planner",
+"seeds"}``, answered by seconds on both clocks and actions of each seed's plan. An empty line ends it.
 """
 
 import importlib.util
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from importlib import metadata
 from io import StringIO
 from typing import Any
 
@@ -24,6 +26,8 @@ from torch import Tensor
 
 BOUND = 10.0
 """Actions lie within it where a planner wants bounds: so wide of a standard deviation of 1 that they change nothing."""
+
+PACKAGES = ("torch", "stable-worldmodel", "pytorch-mppi")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +101,8 @@ def timed_plans(plan: Plan, seeds: Sequence[int]) -> dict[str, list[Any]]:
 def stable_worldmodel(task: Task, kind: str) -> Plan:
     """The solver ``kind`` of stable-worldmodel, all samples weighed (MPPI)."""
     found = importlib.util.find_spec("stable_worldmodel")
+    if found is None:
+        raise ModuleNotFoundError("No module named 'stable_worldmodel'")
     # Only the package's name: its __init__ reads in data formats and simulators that its solvers know nothing of.
     sys.modules.setdefault("stable_worldmodel", importlib.util.module_from_spec(found))
     from gymnasium.spaces import Box
@@ -174,7 +180,8 @@ def serve() -> None:
     torch.set_num_threads(task.threads)
     with redirect_stdout(sys.stderr), torch.no_grad():
         plans = {name: make(task) for name, make in RIVALS.items()}
-        print(json.dumps({}), file=answers, flush=True)
+        versions = {package: metadata.version(package) for package in PACKAGES}
+        print(json.dumps(versions), file=answers, flush=True)
         while request := sys.stdin.readline().strip():
             asked = json.loads(request)
             print(json.dumps(timed_plans(plans[asked["planner"]], asked["seeds"])), file=answers, flush=True)

@@ -1,15 +1,16 @@
 """Flags of ``benchmark_planning.py``, each with its meaning, and what every part of it says of the machine."""
 
+import os
 import platform
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from colaworld.experiments.benchmark_planning_timing import ClockName, Stopwatch
 from colaworld.experiments.presets import PresetName
-from colaworld.experiments.provenance import git_revision
 from colaworld.models.engine import EngineConfig
 from colaworld.models.flow import SamplerConfig
 
@@ -17,14 +18,28 @@ PLANS: dict[str, tuple[int, int, int]] = {"tiny": (64, 2, 6), "small": (256, 3, 
 """Samples, iterations and horizon of a preset's plan, where the flags do not say."""
 TRIVIAL_PLAN = (256, 5, 8)
 """The same, of plans in the trivial world."""
-TARGET_SECONDS = {"tiny": 2.0, "small": 0.25}
-"""What a preset's plan may take (tiny on two CPU cores, small on one H100)."""
+Part = Literal["engine", "breakdown", "overhead", "budgets"]
+PARTS: tuple[Part, ...] = ("engine", "breakdown", "overhead", "budgets")
+
+
+class Budget(NamedTuple):
+    """What a plan may spend: candidates of an iteration (None: the flag's), iterations or seconds."""
+
+    name: str
+    samples: int | None
+    iterations: int | None
+    seconds: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig:
     """What is measured, and how often. Raises ValueError naming a flag that cannot be."""
 
+    parts: tuple[Part, ...] = PARTS
+    """What to measure: the engine with and without each of its parts; where the seconds of a plan go; the planners'
+    own cost beside other people's; success against seconds per plan."""
+    json: Path | None = None
+    """Write all numbers here too, after each part."""
     preset: PresetName = "tiny"
     """Sizes of the networks, and with tiny the weights that ship; random ones where there are none."""
     run: Path | None = None
@@ -42,11 +57,12 @@ class BenchmarkConfig:
     repetitions: int = 5
     """How often each side is measured, in turns."""
     samples: int | None = None
-    """Candidates per iteration; the preset's plan when not given (tiny 64, small 256), as with the next two."""
+    """Candidates per iteration; when not given, as the next two, what the target of the preset says (tiny 64 x 2 x 6,
+    small 256 x 3 x 8), and 256 x 5 x 8 for overhead."""
     iterations: int | None = None
     """Iterations of a plan."""
     horizon: int | None = None
-    """Imagined steps of a plan."""
+    """Imagined steps of a plan; budgets: 4 when not given, as vp2_eval.py."""
     flow_steps: int = 4
     """engine: sampling steps of a frame, on both sides."""
     flow_std: float = 0.0
@@ -54,13 +70,14 @@ class BenchmarkConfig:
     guidance: float = 2.0
     """engine: guidance, on both sides (1 is off)."""
     compile: bool | None = None
-    """Whether compiled code is among what is measured (engine), or is what is measured (breakdown); on a GPU, and for
-    engine, when not given."""
+    """engine: whether compiled code is among the rungs (it is when not given). breakdown and budgets: whether the
+    imagination is compiled; when not given, breakdown has both and budgets has it on a GPU."""
     dtype: Literal["float32", "bfloat16"] | None = None
-    """breakdown: of the imagination; bfloat16 on a GPU when not given."""
+    """breakdown and budgets: of the imagination; bfloat16 on a GPU when not given."""
     rivals: Path | None = None
-    """overhead: the Python interpreter of an environment with torch, stable-worldmodel and pytorch-mppi."""
-    plans: int = 5
+    """overhead: the Python interpreter of an environment with torch, stable-worldmodel and pytorch-mppi; ours alone
+    are measured when not given."""
+    plans: int = 40
     """overhead: plans of each turn, whose median counts."""
     budgets: tuple[str, ...] = ("8x1", "16x1", "32x1", "64x1", "64x2", "128x2", "200x3")
     """budgets: samples x iterations, or seconds per plan as 0.5s."""
@@ -68,11 +85,15 @@ class BenchmarkConfig:
     """budgets: at most this many goal instances; the whole manifest when not given."""
     manifest: str | None = None
     """budgets: goal instances; the default manifest when not given."""
+    workers: int = 1
+    """budgets: processes that play episodes; seconds per plan are honest while each has cores of its own."""
     out: Path = Path("runs/benchmark_planning")
     """budgets: folder of the episodes (the same one goes on where it stopped), and of the plot."""
 
     def __post_init__(self) -> None:
-        for name in ("samples", "iterations", "horizon", "threads", "episodes", "plans"):
+        if not self.parts or len(set(self.parts)) != len(self.parts):
+            raise ValueError(f"--parts needs at least one part and none twice, got {list(self.parts)}")
+        for name in ("samples", "iterations", "horizon", "threads", "episodes", "plans", "workers"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name} must be 1 or more, got {value}")
@@ -83,7 +104,10 @@ class BenchmarkConfig:
             raise ValueError(f"--device {self.device}: this machine has no CUDA device that PyTorch can use")
         if self.rivals is not None and not self.rivals.is_file():
             raise FileNotFoundError(f"--rivals: there is no interpreter {self.rivals}")
+        if self.json is not None and self.json.is_dir():
+            raise ValueError(f"--json {self.json} is a folder, not a file")
         self.sampler()
+        self.budget_list()
 
     @property
     def on_gpu(self) -> bool:
@@ -104,23 +128,38 @@ class BenchmarkConfig:
         return SamplerConfig(steps=self.flow_steps, std=self.flow_std, guidance=self.guidance)
 
     def engine(self) -> EngineConfig:
-        """How frames are computed in the breakdown."""
+        """How frames are computed in the breakdown and under budgets."""
         dtype = self.dtype or ("bfloat16" if self.on_gpu else "float32")
         return EngineConfig(dtype=dtype, compile=self.on_gpu if self.compile is None else self.compile)
+
+    def budget_list(self) -> list[Budget]:
+        """``--budgets`` read; ValueError for what is not one, or is there twice."""
+        if not self.budgets or len(set(self.budgets)) != len(self.budgets):
+            raise ValueError(f"--budgets needs at least one budget and none twice, got {list(self.budgets)}")
+        return [budget(text) for text in self.budgets]
 
     def stopwatch(self) -> Stopwatch:
         """Of everything that is measured here."""
         return Stopwatch(device=self.device, clock=self.clock)
 
 
+def budget(text: str) -> Budget:
+    """``64x2`` or ``0.5s``; ValueError for anything else."""
+    if counts := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text):
+        return Budget(text, int(counts[1]), int(counts[2]), None)
+    if (seconds := re.fullmatch(r"(\d+\.?\d*|\.\d+)s", text)) and float(seconds[1]) > 0:
+        return Budget(text, None, None, float(seconds[1]))
+    raise ValueError(f"--budgets: {text!r} is neither samples x iterations (64x2) nor seconds per plan (0.5s)")
+
+
 def machine(config: BenchmarkConfig) -> dict[str, Any]:
-    """What was measured on."""
+    """What was measured on, and how busy it was in the minute before (``load``: running processes)."""
     return {
         "device": torch.cuda.get_device_name(config.device) if config.on_gpu else processor(),
+        "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "clock": config.clock,
-        "torch": torch.__version__,
-        "git_revision": git_revision(),
+        "load": os.getloadavg()[0],
     }
 
 

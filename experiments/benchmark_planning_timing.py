@@ -81,11 +81,17 @@ def ratio(first: Sequence[float], second: Sequence[float], confidence: float = 0
     return Interval(estimate=math.exp(middle), low=math.exp(low), high=math.exp(high))
 
 
+def mean_of(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Arithmetic mean with Student's interval; ValueError for fewer than two values."""
+    if len(values) < 2:
+        raise ValueError(f"an interval needs at least 2 values, got {len(values)}")
+    mean = float(np.mean(values))
+    if np.ptp(values) < 1e-12:
+        return Interval(estimate=mean, low=mean, high=mean)
+    low, high = ttest_1samp(values, 0.0).confidence_interval(confidence)
+    return Interval(estimate=mean, low=float(low), high=float(high))
+
+
 def middle(seconds: Sequence[float]) -> float:
     """The median, which a hiccup of the machine does not move."""
     return float(median(seconds))
-
-
-def shown(interval: Interval) -> str:
-    """``1.2 [1.1, 1.3]``."""
-    return f"{interval.estimate:.3g} [{interval.low:.3g}, {interval.high:.3g}]"
