@@ -17,7 +17,18 @@ FEWEST_SEEDS = (0, 1, 2)
 """No claim is judged on less."""
 ScaleName = Literal["tiny", "small"]
 GroupName = Literal[
-    "warmup", "freeze", "gradients", "probe", "adapter", "ramp", "guard", "bottlenecks", "naming", "adapters", "labels"
+    "warmup",
+    "freeze",
+    "gradients",
+    "probe",
+    "adapter",
+    "ramp",
+    "guard",
+    "bottlenecks",
+    "naming",
+    "adapters",
+    "labels",
+    "planning",
 ]
 
 
@@ -168,6 +179,19 @@ GROUPS: Mapping[GroupName, Group] = MappingProxyType(
                 "real_actions_labels_1",
                 "real_actions_labels_10",
                 "real_actions",
+            ),
+        ),
+        "planning": Group(
+            title="Planning",
+            question="Whose world is better to plan in, CoLA's or a two-stage one's, with real actions as a reference? "
+            "And need an adapter see frames: of codes that name actions two layers over the action alone would do.",
+            variants=(
+                "cola",
+                "two_stage",
+                "real_actions",
+                "plain_adapter",
+                "labelled_loss",
+                "labelled_loss_plain_adapter",
             ),
         ),
     }

@@ -4,7 +4,8 @@ A comparison is paired by seed, on the same clips. Its *gain* is by how much the
 second: "holds here" when the interval over seeds lies above zero, and so does the clustered one where the measure has a
 number for each clip; "does not hold here" when both lie below; "cannot tell at this n" otherwise; "has not run" while a
 cell that it needs has not finished. Recipes are compared as their latent-action stages leave them, before the adapter
-stage; what the adapter costs is compared after it. Other measures of the same comparison are shown and decide nothing.
+stage; what the adapter costs, and how one plans over real actions, is compared after it. Other measures of the same
+comparison are shown and decide nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,12 @@ from colaworld.experiments.intervals import Interval
 from colaworld.experiments.reproduce_cells import Cell
 from colaworld.experiments.reproduce_intervals import clustered_interval, t_interval
 from colaworld.experiments.reproduce_measures import (
+    CLOSEST,
+    COSINE,
+    COSINE_GAIN,
     PROBE,
     PROBE_GAIN,
+    SUCCESS,
     USE,
     USE_AFTER,
     Measure,
@@ -73,7 +78,7 @@ class Verdict:
     gain: Interval | None = None
     """Over seeds."""
     clustered: Interval | None = None
-    """Over seeds and clips."""
+    """Over seeds and clips, or goals."""
 
 
 _FAR, _ADAPTED = video("learned", "psnr", 10), video("adapter", "psnr", 10)
@@ -83,6 +88,10 @@ _ALSO_ADAPTED = (video("adapter", "psnr", 1), video("adapter", "ssim", 10), vide
 
 def _predicts_better(text: str, second: str, *also: Measure) -> Claim:
     return Claim(text=text, first="cola", second=second, measure=_FAR, beside=(*_ALSO, *also))
+
+
+def _plans_better(text: str, first: str, second: str) -> Claim:
+    return Claim(text=text, first=first, second=second, measure=SUCCESS, beside=(CLOSEST, COSINE, COSINE_GAIN))
 
 
 def _cost(metric: str, horizon: int) -> Measure:
@@ -145,6 +154,15 @@ CLAIMS: tuple[Claim | CollapseClaim, ...] = (
             ("residual_vq", "residual VQ"),
         )
     ),
+    _plans_better("CoLA plans better than two-stage at equal steps.", "cola", "two_stage"),
+    _plans_better(
+        "With 1 % of the action labels, latent actions plan better than real actions.",
+        "cola_labels_1",
+        "real_actions_labels_1",
+    ),
+    _plans_better(
+        "An adapter that sees frames plans better than two layers over the action alone.", "cola", "plain_adapter"
+    ),
 )
 
 
@@ -157,6 +175,10 @@ def judge(claim: Claim | CollapseClaim, cells: Cells, seeds: Sequence[int]) -> V
         return _judge_collapse(claim, cells, seeds)
     if any(claim.measure.mean(_cell(cells, name, seed)) is None for name in _pair(claim) for seed in seeds):
         return Verdict(claim=claim, outcome=NOT_RUN, why=f"Not every run has measured this: {claim.measure.title}.")
+    bases = claim.measure.bases(_cell(cells, name, seed) for name in _pair(claim) for seed in seeds)
+    if len(bases) > 1:
+        why = f"Runs measured this in ways that cannot be compared: {claim.measure.title} ({'; '.join(bases)})."
+        return Verdict(claim=claim, outcome=NOT_RUN, why=why)
     if claim.needs is not None:
         floor = min(_lowest(claim.needs, cells, name, seeds) for name in _pair(claim))
         if not floor > claim.least:

@@ -1,11 +1,12 @@
 """What is read from a cell's evaluation: named measures, which way is better, and how they are written.
 
-A measure's value is an array ``(n,)``, one number for each evaluation clip, or ``()`` where there is but one number for
-the whole evaluation; None where the run did not measure it. Every run is evaluated on the same clips in the same order.
+A measure's value is an array ``(n,)``, one number for each evaluation clip or goal, or ``()`` where there is but one
+number for the whole evaluation; None where the run did not measure it. Every run is evaluated on the same clips in the
+same order.
 
 What recipes are compared by is measured when their latent-action stages end (source ``"learned"``): the adapter stage
 trains the world model further, on the IDM's codes for every recipe, and would blur in what they differ. Only what is
-lost on the way from codes to real actions is measured after it.
+lost on the way from codes to real actions is measured after it, and planning, which is over real actions.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -51,6 +52,8 @@ class Measure:
     better: Literal["higher", "lower"] | None = None
     basis: Callable[[Mapping[str, Any]], str | None] = lambda evaluation: None
     """What runs must have in common for this to be comparable; None where the run did not measure it."""
+    each: str = "clips"
+    """What there is one number of."""
 
     def values(self, stored: StoredCell | None) -> Value:
         """Of a cell; None when it has not finished or did not measure this."""
@@ -222,6 +225,7 @@ TRANSFER = tuple(
     )
 )
 _THROUGH: tuple[Source, ...] = ("adapter", "adapter_codes")
+_PLAYED = ("reach", "push")
 CONFUSION = (
     number("adapter picks the IDM's code, mean over tokens", "adapter", "confusion", "accuracy", better="higher"),
     number("share of the commonest code, mean over tokens", "adapter", "confusion", "majority"),
@@ -246,3 +250,68 @@ ADAPTATION = (
     *(health(source, quantity) for quantity in COLLAPSE for source in ("idm", "adapter")),
     *CONFUSION,
 )
+
+
+def planned(
+    title: str, key: str, *, less: str | None = None, better: Literal["higher", "lower"] | None = None
+) -> Measure:
+    """Of the offline look at plans, one number a clip; minus what stands under ``less``."""
+
+    def read(evaluation: Mapping[str, Any]) -> Value:
+        value = found(evaluation, "planning", key)
+        subtracted = np.array(0.0) if less is None else found(evaluation, "planning", less)
+        return None if value is None or subtracted is None else value - subtracted
+
+    def basis(evaluation: Mapping[str, Any]) -> str | None:
+        about = evaluation.get("planning")
+        return f"{about.get('about')}, {about.get('clips')} clips" if about else None
+
+    return Measure(title=title, read=read, better=better, basis=basis)
+
+
+def played(
+    title: str,
+    key: str,
+    *,
+    over: str | None = None,
+    category: str | None = None,
+    scale: float = 1.0,
+    digits: int = 3,
+    better: Literal["higher", "lower"],
+) -> Measure:
+    """Of the episodes in the simulator, one number a goal: ``scale`` times what stands under ``key``, over what stands
+    under ``over``; of one ``category``.
+    """
+
+    def read(evaluation: Mapping[str, Any]) -> Value:
+        values = found(evaluation, "episodes", key)
+        if values is None:
+            return None
+        if over is not None:
+            values = values / found(evaluation, "episodes", over)
+        if category is not None:
+            values = values[[each == category for each in evaluation["episodes"]["category"]]]
+        return scale * values if values.size else None
+
+    def basis(evaluation: Mapping[str, Any]) -> str | None:
+        return (evaluation.get("episodes") or {}).get("basis")
+
+    return Measure(title=title, read=read, digits=digits, better=better, basis=basis, each="goals")
+
+
+COSINE = planned("cosine of planned and recorded movement", "cosine", better="higher")
+COSINE_GAIN = planned(
+    "that cosine, minus that of plans to another clip's goal", "cosine", less="cosine_by_chance", better="higher"
+)
+SUCCESS = played("share of goals reached in the simulator", "success", better="higher")
+CLOSEST = played("closest distance to the goal (cm)", "closest", scale=100.0, digits=2, better="lower")
+PLANNING = (
+    COSINE,
+    COSINE_GAIN,
+    planned("cost of the plan over that of resting, both as the model imagines them", "cost_to_rest"),
+    SUCCESS,
+    *(played(f"share reached, {each} alone", "success", category=each, better="higher") for each in _PLAYED),
+    CLOSEST,
+    played("closest distance over that at the start", "closest", over="start", better="lower"),
+)
+"""How a system plans over real actions: held-out clips first, then episodes."""

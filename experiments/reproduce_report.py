@@ -16,6 +16,7 @@ from colaworld.experiments.reproduce_measures import (
     ADAPTED,
     HEALTH,
     HORIZONS,
+    PLANNING,
     PREDICTION,
     PROBES,
     SAID,
@@ -26,7 +27,8 @@ from colaworld.experiments.reproduce_measures import (
     video,
 )
 from colaworld.experiments.reproduce_paper import PAPER
-from colaworld.experiments.reproduce_plots import adapter_cost, by_horizon, codebook_curves
+from colaworld.experiments.reproduce_plots import adapter_cost, by_horizon, codebook_curves, finished_runs
+from colaworld.experiments.reproduce_store import StoredCell
 from colaworld.experiments.reproduce_tables import budget_table, claims_table, html_table, measure_table
 from colaworld.experiments.reproduce_variants import VARIANTS
 
@@ -44,10 +46,18 @@ _MEASURES: dict[GroupName, tuple[Measure, ...]] = {
     "naming": (*PROBES, *TRANSFER, *PREDICTION, *HEALTH, *ADAPTED),
     "adapters": ADAPTATION,
     "labels": ADAPTATION,
+    "planning": PLANNING,
 }
 _CURVES: tuple[GroupName, ...] = ("warmup", "freeze", "gradients", "probe", "ramp", "guard", "bottlenecks", "naming")
 _HORIZONS: tuple[GroupName, ...] = ("warmup", "freeze", "gradients")
 _COMPUTE: tuple[GroupName, ...] = (*_HORIZONS, "probe", "adapter", "guard", "bottlenecks")
+_PLANNED: dict[GroupName, tuple[str, ...]] = {
+    "adapter": (),
+    "naming": ("plain_adapter", "labelled_loss_plain_adapter"),
+    "adapters": (),
+    "labels": (),
+}
+"""Groups whose planning is shown too, with further variants that differ from theirs in nothing else."""
 _COSTS: tuple[GroupName, ...] = ("adapter", "adapters", "labels")
 
 _PAGE = Template("""<!DOCTYPE html>
@@ -56,6 +66,8 @@ body { font: 15px/1.45 sans-serif; max-width: 1150px; margin: 1.5em auto; paddin
 table { border-collapse: collapse; font-size: 12px; margin: .6em 0 }
 td, th { border: 1px solid #ccc; padding: 2px 6px; vertical-align: top; text-align: left }
 th { background: #f3f3f3 } td small { color: #666; display: block } .wide { overflow-x: auto }
+.measures td + td { white-space: nowrap } .measures td:first-child { position: sticky; left: 0; background: #fff;
+min-width: 12em }
 .paper table { background: #fff8e6 } .holds { background: #d9f2d9 } .fails { background: #f7d7d7 }
 .open { background: #eee } .none { background: #fff; color: #888 } .failed { background: #f7d7d7 }
 code, pre { background: #f5f5f5; font-size: 12px } pre { padding: .5em; overflow-x: auto } img { max-width: 100% }
@@ -74,18 +86,21 @@ $groups
 """)
 
 _METHOD = (
-    "All runs start from the same codec and action-free video model, and are evaluated on the same clips; a "
-    "comparison is paired by seed. Recipes are compared as their latent-action stages leave them: the adapter stage, "
-    "which trains every world model further, comes after that, and only adapters and what they cost are judged after "
-    "it. Each stage restarts its cosine learning rate: a recipe of two stages goes through two of them. Claims "
-    "compare at equal steps; tables “at equal compute” stand beside them. The interval over seeds is Student's t, 95 "
-    "%, over one mean for each seed: with three seeds it is wide, as three seeds tell little. Where a measure has a "
-    "number for each clip, a bootstrap that resamples seeds and, across them, clips must agree. “{holds}”: all "
-    "intervals of the gain lie above zero; “{fails}”: all lie below; “{open}”: anything else; “{not_run}”: a run that "
-    "it needs has not finished. The claim on collapse is a threshold (utilisation below 20 %, max-usage above 50 % or "
-    "entropy below 1.0 nat, in any token): it holds when every seed does as claimed and does not when none does. Each "
-    "claim has one deciding measure, fixed beforehand. {count} claims are judged, each at 95 % by itself. The Fréchet "
-    "distance is on the extractor named below, and is the paper's FVD only if that is its name."
+    "All runs start from the same codec and action-free video model, and are evaluated on the same clips; a comparison "
+    "is paired by seed. Recipes are compared as their latent-action stages leave them: the adapter stage, which trains "
+    "every world model further, comes after that, and only adapters, what they cost and planning are judged after it. "
+    "Planning is looked at twice: the cosine of what a plan commands the gripper with what was recorded between two "
+    "frames of a held-out clip; and episodes in the simulator, which decide, on goals for development, on which "
+    "nothing else is reported. Each stage restarts its cosine learning rate: a recipe of two stages goes through two "
+    "of them. Claims compare at equal steps; tables “at equal compute” stand beside them. The interval over seeds is "
+    "Student's t, 95 %, over one mean for each seed: with three seeds it is wide, as three seeds tell little. Where a "
+    "measure has a number for each clip or goal, a bootstrap that resamples seeds and, across them, clips or goals "
+    "must agree. “{holds}”: all intervals of the gain lie above zero; “{fails}”: all lie below; “{open}”: anything "
+    "else; “{not_run}”: a run that it needs has not finished, or has not measured it. The claim on collapse is a "
+    "threshold (utilisation below 20 %, max-usage above 50 % or entropy below 1.0 nat, in any token): it holds when "
+    "every seed does as claimed and does not when none does. Each claim has one deciding measure, fixed beforehand. "
+    "{count} claims are judged, each at 95 % by itself. The Fréchet distance is on the extractor named below, and is "
+    "the paper's FVD only if that is its name."
 )
 
 
@@ -162,6 +177,9 @@ def _group(name: GroupName, cells: Cells, seeds: Sequence[int]) -> str:
         if picture is not None:
             parts.append(f'<p><img src="{picture}" alt="{escape(caption)}"><br><small>{escape(caption)}</small></p>')
     parts.append(measure_table(cells, group.variants, seeds, _MEASURES[name]))
+    if name in _PLANNED and any(finished_runs(cells, variant, seeds) for variant in group.variants):
+        variants = (*group.variants, *_PLANNED[name])
+        parts.append(f"<h3>Planning</h3>{measure_table(cells, variants, seeds, PLANNING)}")
     if name in _HORIZONS and (copied := _copied(cells)):
         parts.append(f"<p>{escape(copied)}</p>")
     if name in _COMPUTE:
@@ -221,7 +239,25 @@ def _provenance(cells: Cells, scale: Scale) -> str:
     judged = "; ".join(f"{count} clips drawn with seed {seed}" for count, seed in clips) or "none yet"
     return (
         f"<p>Evaluation clips: {escape(judged)}. Fréchet extractor: {escape('; '.join(extractors) or 'none yet')}.</p>"
+        f"{_episodes(finished)}"
         f"<p>Versions and machines:</p><ul>{makers or '<li>none yet</li>'}</ul>"
         f"<p>SHA-256 of data and starting weights:</p><ul>{hashes or '<li>none yet</li>'}</ul>"
         f"<details><summary>Flags of every run with seed 0</summary><table>{flags}</table></details>"
+    )
+
+
+def _episodes(finished: Sequence[StoredCell]) -> str:
+    """Which goals were played with which settings, and in which simulators; how plans on clips were looked at."""
+    looks = sorted({str(cell.evaluation["planning"]["about"]) for cell in finished if cell.evaluation.get("planning")})
+    played = [cell.evaluation["episodes"] for cell in finished if cell.evaluation.get("episodes")]
+    goals = [f"{each['basis']}; SHA-256 {each['manifest_sha256']}" for each in played]
+    simulators = distinct(simulator for each in played for simulator in each["simulators"])
+    lines = "".join(f"<li>{escape(line)}</li>" for line in dict.fromkeys(goals))
+    lines += "".join(
+        f"<li>simulator: {escape(', '.join(f'{name} {value}' for name, value in each.items()))}</li>"
+        for each in simulators
+    )
+    return (
+        f"<p>Plans on held-out clips: {escape('; '.join(looks) or 'none yet')}. "
+        f"Episodes: {'' if lines else 'none yet.'}</p>" + (f"<ul>{lines}</ul>" if lines else "")
     )

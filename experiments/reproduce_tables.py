@@ -15,6 +15,7 @@ from colaworld.experiments.reproduce_claims import (
     Claim,
     Verdict,
     gain_intervals,
+    missing_cells,
     total_flops,
 )
 from colaworld.experiments.reproduce_intervals import t_interval
@@ -26,22 +27,22 @@ from colaworld.experiments.reproduce_variants import VARIANTS
 _CLASSES = {HOLDS: "holds", FAILS: "fails", OPEN: "open", NOT_RUN: "none"}
 
 
-def html_table(header: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of cells that are HTML already, under a header that is text."""
+def html_table(header: Iterable[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
+    """A table of cells that are HTML already, under a header that is text; ``kind`` is a class of the page's style."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+    return f'<div class="{f"wide {kind}".strip()}"><table><tr>{head}</tr>{body}</table></div>'
 
 
 def claims_table(verdicts: Sequence[Verdict], cells: Cells, seeds: Sequence[int]) -> str:
     """Claim, verdict, why."""
     rows = []
     for verdict in verdicts:
-        why = escape(verdict.why)
+        why = escape(verdict.why[:1].upper() + verdict.why[1:])
         if verdict.clustered is not None and isinstance(verdict.claim, Claim):
-            text = verdict.claim.measure.text
-            why += f" Over seeds and clips: [{text(verdict.clustered.low)}, {text(verdict.clustered.high)}]."
-        if verdict.outcome != NOT_RUN and isinstance(verdict.claim, Claim):
+            text, each = verdict.claim.measure.text, verdict.claim.measure.each
+            why += f" Over seeds and {each}: [{text(verdict.clustered.low)}, {text(verdict.clustered.high)}]."
+        if isinstance(verdict.claim, Claim) and not missing_cells(verdict.claim, cells, seeds):
             why += _beside(verdict.claim, cells, seeds)
         outcome = f'<span class="{_CLASSES[verdict.outcome]}"><b>{escape(verdict.outcome)}</b></span>'
         rows.append([escape(verdict.claim.text), outcome, why])
@@ -80,7 +81,7 @@ def measure_table(cells: Cells, variants: Sequence[str], seeds: Sequence[int], m
     below = ""
     for said, titles in (("Measured by none of these runs", unmeasured), ("Not comparable between them", mixed)):
         below += f"<p><small>{said}: {escape('; '.join(titles))}.</small></p>" if titles else ""
-    return html_table(("", *(VARIANTS[name].title for name in variants)), rows) + below
+    return (html_table(("", *(VARIANTS[name].title for name in variants)), rows, "measures") if rows else "") + below
 
 
 def _entry(
@@ -94,6 +95,8 @@ def _entry(
     small = f"<small>{'<br>'.join(each)}</small>"
     if not any(column):
         return "<small>has not run</small>"
+    if not known and all(cell is not None and cell.finished for cell in column):
+        return "<small>not measured</small>"
     if not known:
         return small
     short = f" ({len(known)} seeds)" if 1 < len(known) < len(seeds) else ""

@@ -97,6 +97,11 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
                     "--pretrain.batch-size": "4",
                 },
             ),
+            Variant(
+                name="labelled_loss_plain_adapter",
+                title="action loss on 1 % of clips, two-layer adapter",
+                flags={"--action-labels": "0.01", **_ACTION_LOSS, "--no-adapter-context": ""},
+            ),
             Variant(name="no_fine_tune", title="world model not fine-tuned", flags={"--adapter.steps": "0"}),
             Variant(
                 name="through_adapter",

@@ -1,15 +1,20 @@
 """The page: whole, small, self-contained, with every number from a cell and the paper's apart."""
 
+import base64
+import io
 import re
 from html import unescape
 from html.parser import HTMLParser
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image
 
 from colaworld.experiments.reproduce_cells import GROUPS, SCALES, Cell
 from colaworld.experiments.reproduce_claims import CLAIMS, Cells
-from colaworld.experiments.reproduce_plots import codebook_curves, worst_curve
+from colaworld.experiments.reproduce_plots import codebook_curves, data_address, worst_curve
 from colaworld.experiments.reproduce_report import LARGEST, report
 from colaworld.experiments.reproduce_store import StoredCell
 from colaworld.experiments.reproduce_variants import VARIANTS
@@ -181,3 +186,15 @@ def test_curves_show_the_worse_token_without_idle_transitions() -> None:
     assert worst_curve(cell, "entropy")[1].tolist() == [1.5, 0.5]
     cell.curves.clear()
     assert worst_curve(cell, "entropy") is None and codebook_curves({"cola-s0": cell}, ("cola",), (0,)) is None
+
+
+def test_a_plot_keeps_the_colours_of_its_thinnest_lines() -> None:
+    figure, panel = plt.subplots(figsize=(12, 3.4))
+    for number in range(10):
+        for seed in range(3):
+            panel.plot(np.sin(np.arange(40.0) * (number + seed)), color=f"C{number}", linewidth=0.9)
+    drawn = base64.b64decode(data_address(figure).removeprefix("data:image/png;base64,"))
+    pixels = np.array(Image.open(io.BytesIO(drawn)).convert("RGB")).reshape(-1, 3).astype(int)
+    for number in range(10):
+        wanted = 255 * np.array(to_rgb(f"C{number}"))
+        assert np.abs(pixels - wanted).max(axis=1).min() < 24, f"C{number}"
