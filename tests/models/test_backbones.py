@@ -1,4 +1,4 @@
-"""The laws of ``Backbone``, for every one that is registered with sizes here; conventions; the registry."""
+"""The laws of ``Backbone``, for every one that is registered; conventions; the registry."""
 
 import json
 
@@ -15,9 +15,11 @@ from colaworld.models.backbones import (
     load_backbone,
 )
 
+FRAMES = {"latent_channels": 4, "latent_height": 4, "latent_width": 4}
 SIZES = {
-    "own": {"latent_channels": 4, "latent_height": 4, "latent_width": 4, "width": 16, "depth": 2, "heads": 2},
-    "opensora": {"latent_height": 4, "latent_width": 4, "width": 16, "depth": 2, "heads": 2, "max_frames": 16},
+    "own": FRAMES | {"width": 16, "depth": 2, "heads": 2},
+    "opensora": FRAMES | {"width": 16, "depth": 2, "heads": 2, "max_frames": 16},
+    "wan": FRAMES | {"width": 16, "depth": 2, "heads": 2, "mlp_ratio": 2.0, "max_frames": 16},
 }
 
 
@@ -94,7 +96,7 @@ def test_names_that_are_not_registered_are_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "os.system"}))
     with pytest.raises(ValueError, match="config.json: _class_name must be .*STDiT3.*got 'os.system'"):
         load_backbone(tmp_path)
-    assert set(SIZES) <= set(BACKBONES)
+    assert set(SIZES) == set(BACKBONES)
 
 
 @pytest.mark.parametrize("convention", [OPENSORA, DIFFUSERS])
