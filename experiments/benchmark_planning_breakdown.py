@@ -146,9 +146,9 @@ def measure_breakdown(config: BenchmarkConfig, scene: Scene) -> dict[str, Any]:
     watch, parts = config.stopwatch(), defaultdict(list)
     speed = matmul_speed(config)
     sides: dict[str, Callable[[], float]] = {"matmul": speed}
+    worlds = {code: ColaWorld(scene.system, engine=replace(config.engine(), compile=code)) for code in compiled}
     for name, (objective, code) in variants.items():
-        world = ColaWorld(scene.system, engine=replace(config.engine(), compile=code))
-        mpc, seen = planner_in(config, world, objective), planner_in(config, world, objective)
+        mpc, seen = (planner_in(config, worlds[code], objective) for _ in range(2))
         spans = watched(seen, watch.now)
 
         def by_parts(name: str = name, spans: Spans = spans, seen: MPC = seen) -> float:
