@@ -27,12 +27,12 @@ from colaworld.models.backbones import BACKBONES, Backbone
 from colaworld.models.bottleneck import Bottleneck
 from colaworld.models.codec import FrameCodec
 from colaworld.models.codecs import CODECS
-from colaworld.models.cola import ColaModel
+from colaworld.models.cola import CONTEXT_FRAMES, ColaModel
+from colaworld.models.compressed_time import ClipCodec, compressed_time
 from colaworld.models.flow import FlowConfig
 from colaworld.models.forward_dynamics import ForwardDynamics
 from colaworld.models.frame_groups import GroupedConditioner
 from colaworld.models.inverse_dynamics import InverseDynamics
-from colaworld.models.opensora_vae import OpenSoraVAE
 
 FORMAT = 1
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -79,7 +79,7 @@ class ColaSystem:
     """
 
     info: SystemInfo
-    codec: FrameCodec | OpenSoraVAE
+    codec: FrameCodec | ClipCodec
     video: Backbone | None = None
     conditioner: ActionConditioner | GroupedConditioner | None = None
     inverse_dynamics: InverseDynamics | None = None
@@ -92,7 +92,8 @@ class ColaSystem:
         """The trainable composition. ValueError when the system is action-free."""
         if self.video is None or self.conditioner is None or self.bottleneck is None:
             raise ValueError(f"a system of stage {self.info.stage!r} has no latent action model")
-        return ColaModel(self.video, self.conditioner, self.inverse_dynamics, self.bottleneck, self.info.flow)
+        time = compressed_time(self.codec, CONTEXT_FRAMES)
+        return ColaModel(self.video, self.conditioner, self.inverse_dynamics, self.bottleneck, self.info.flow, time)
 
     def parts(self) -> dict[str, torch.nn.Module]:
         """The parts that are there, by name."""

@@ -5,6 +5,9 @@ imagined so far; snapped to codes if it was made so), and the video model imagin
 
 Latents stay latents until ``decode`` is asked for frames. ``refined`` is the door for ranking elites again with more
 sampling steps, ``with_gradients`` the one for planners that descend; both understand this world's states.
+
+Where the codec compresses time, plans are still made of one action a frame and imagined as one latent a frame
+(``ClipImagination``); only ``advance`` cannot be, since frames of one latent are imagined together.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,6 +21,7 @@ from torch import Tensor, nn
 
 from colaworld.adapters.action_adapter import adapt, codes_of, context_windows
 from colaworld.adapters.system import ColaSystem
+from colaworld.models.clip_imagination import over_frames
 from colaworld.models.cola import CONTEXT_FRAMES
 from colaworld.models.engine import Engine, EngineConfig
 from colaworld.models.flow import SamplerConfig
@@ -45,7 +49,8 @@ class ColaWorld:
         self.model = system.model().eval()
         self.adapter = system.adapter.eval()
         self.device = next(system.video.parameters()).device
-        self.imagination = Engine(system.video, system.conditioner, system.info.flow, sampler, engine)
+        made = Engine(system.video, system.conditioner, system.info.flow, sampler, engine)
+        self.imagination = over_frames(made, system.codec)
         self.gradients = False
 
     @property
@@ -61,7 +66,11 @@ class ColaWorld:
     @property
     def max_horizon(self) -> int:
         """How far a clip as it was trained on reaches beyond its context."""
-        return min(self.system.info.clip, self.system.video.config.max_frames) - CONTEXT_FRAMES
+        clip, most, time = self.system.info.clip, self.system.video.config.max_frames, self.model.compressed
+        if time is None:
+            return min(clip, most) - CONTEXT_FRAMES
+        ahead = (most - time.groups.latents(CONTEXT_FRAMES)) * time.size
+        return min(time.used(clip) - CONTEXT_FRAMES, ahead)
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
@@ -165,8 +174,14 @@ class ColaWorld:
     ) -> tuple[Tensor, Imagined]:
         """One step of ``imagine``: ``(S, A) -> (S, C, h, w)`` and the state after it, ``state`` left as it was.
 
-        ValueError when ``state`` is ``max_horizon`` steps beyond its context already.
+        ValueError when ``state`` is ``max_horizon`` steps beyond its context already, and where the codec compresses
+        time.
         """
+        if self.model.compressed is not None:
+            raise ValueError(
+                f"the codec makes one latent of {self.model.compressed.size} frames, which are imagined together: this "
+                "world cannot be advanced one frame at a time (imagine takes whole plans)"
+            )
         if state.actions.shape[1] - (CONTEXT_FRAMES - 1) >= self.max_horizon:
             raise ValueError(f"the state is {self.max_horizon} steps beyond its context, as far as the world reaches")
         state, chunks, noise = self._prepared(state, actions[:, None], generator)

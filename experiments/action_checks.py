@@ -27,6 +27,7 @@ from torch import Tensor
 from colaworld.adapters.system import ColaSystem
 from colaworld.experiments.batches import derived_seed
 from colaworld.experiments.intervals import Interval
+from colaworld.models.clip_imagination import over_frames
 from colaworld.models.cola import CONTEXT_FRAMES
 from colaworld.models.imagination import Imagination, given
 
@@ -109,7 +110,7 @@ def code_transfer(
     model = system.model()
     latents = system.codec.encode(frames[:, :length].to(next(system.video.parameters()).device))
     codes, known = model.latent_actions(latents).latents, CONTEXT_FRAMES - 1
-    imagination = Imagination(system.video, system.conditioner, system.info.flow)
+    imagination = over_frames(Imagination(system.video, system.conditioner, system.info.flow), system.codec)
     state = imagination.start(latents[:, :CONTEXT_FRAMES], codes[:, :known])
 
     def imagined(whose: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ class Evaluation:
         write_held_out(self.clips, imagined, self.windows, folder / "held_out")
         copy = self.truth.clone()
         copy[:, CONTEXT_FRAMES:] = self.truth[:, CONTEXT_FRAMES - 1 : CONTEXT_FRAMES]
-        latents = system.codec.encode(self._on_device(system).frames)
+        latents, *_ = system.model().world_clip(system.codec.encode(self._on_device(system).frames))
         report: dict[str, Any] = {
             "format": FORMAT,
             "recipe": system.info.recipe,

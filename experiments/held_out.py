@@ -29,6 +29,7 @@ from colaworld.experiments.batches import Batch, collate
 from colaworld.experiments.cli import main
 from colaworld.experiments.intervals import bootstrap_mean
 from colaworld.experiments.planning_world import system_folder
+from colaworld.models.clip_imagination import over_frames
 from colaworld.models.cola import CONTEXT_FRAMES
 from colaworld.models.imagination import Imagination, given
 
@@ -119,7 +120,7 @@ def imagine_variants(system: ColaSystem, windows: Batch) -> dict[str, Tensor]:
     model = system.model()
     frames, actions = windows.frames.to(device), windows.actions.to(device)
     latents = system.codec.encode(frames)
-    imagination = Imagination(system.video, system.conditioner, system.info.flow)
+    imagination = over_frames(Imagination(system.video, system.conditioner, system.info.flow), system.codec)
     context, known, horizon = latents[:, :CONTEXT_FRAMES], CONTEXT_FRAMES - 1, max(HORIZONS)
 
     def decoded(future: Tensor) -> Tensor:

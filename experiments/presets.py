@@ -1,4 +1,7 @@
-"""Presets: every size and every number of steps in one frozen place. ``tiny`` trains and plans on two CPU cores."""
+"""Presets: every size and every number of steps in one frozen place. ``tiny`` trains and plans on two CPU cores.
+
+``large_presets`` has those that want more than one GPU, and narrow ones of the same make.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,15 +12,19 @@ import torch
 from colaworld.adapters.action_adapter import ActionAdapter, AdapterKind
 from colaworld.adapters.system import ColaSystem, SystemInfo
 from colaworld.experiments.batches import derived_seed
+from colaworld.experiments.large_presets import BASE, NANO_OPENSORA, NANO_WAN, OPENSORA, WAN
 from colaworld.experiments.recipes import RecipeName
 from colaworld.models.action_conditioner import ActionConditioner
 from colaworld.models.action_head import ActionHead
+from colaworld.models.backbones import backbone_class
 from colaworld.models.bottleneck import Bottleneck, BottleneckKind
-from colaworld.models.codec import FrameCodec
+from colaworld.models.codecs import codec_class
+from colaworld.models.cola import CONTEXT_FRAMES
+from colaworld.models.compressed_time import compressed_time
 from colaworld.models.flow import FlowConfig
 from colaworld.models.forward_dynamics import ForwardDynamics
+from colaworld.models.frame_groups import GroupedConditioner
 from colaworld.models.inverse_dynamics import InverseDynamics
-from colaworld.models.video_transformer import VideoTransformer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +33,12 @@ class Preset:
     ``build``."""
 
     name: str
+    pixels: int = 64
+    """Height and width of the frames that it is meant for; a run takes its data's."""
+    backbone: str = "own"
+    """Of ``models.backbones``."""
+    codec_name: str = "frames"
+    """Of ``models.codecs``."""
     codec: dict[str, Any] = field(default_factory=dict)
     video: dict[str, Any] = field(default_factory=dict)
     conditioner: dict[str, Any] = field(default_factory=dict)
@@ -34,6 +47,13 @@ class Preset:
     forward_dynamics: dict[str, Any] = field(default_factory=dict)
     adapter: dict[str, Any] = field(default_factory=dict)
     flow: FlowConfig = FlowConfig()
+    flags: dict[str, Any] = field(default_factory=dict)
+    """Flags of ``TrainConfig`` whose defaults are others than its own."""
+
+    @property
+    def trains_codec(self) -> bool:
+        """Whether the codec is trained here; published ones come with their weights."""
+        return self.codec_name == "frames"
 
 
 PRESETS = {
@@ -56,9 +76,13 @@ PRESETS = {
         forward_dynamics={"width": 160, "depth": 2, "heads": 4},
         adapter={"context_frames": 2, "hidden": 256, "depth": 3},
     ),
+    "base": Preset(name="base", **BASE),
+    "opensora": Preset(name="opensora", **OPENSORA),
+    "wan": Preset(name="wan", **WAN),
     # For tests: everything is there, nothing is learned well.
     "nano": Preset(
         name="nano",
+        pixels=32,
         codec={"channels": (8, 8), "latent_channels": 4},
         video={"width": 32, "depth": 1, "heads": 2, "max_frames": 16},
         conditioner={"width": 32, "depth": 1, "heads": 2},
@@ -67,8 +91,10 @@ PRESETS = {
         forward_dynamics={"width": 32, "depth": 1, "heads": 2},
         adapter={"context_frames": 2, "hidden": 32, "depth": 2},
     ),
+    "nano_opensora": Preset(name="nano_opensora", **NANO_OPENSORA),
+    "nano_wan": Preset(name="nano_wan", **NANO_WAN),
 }
-PresetName = Literal["tiny", "small", "nano"]
+PresetName = Literal["tiny", "small", "base", "opensora", "wan", "nano", "nano_opensora", "nano_wan"]
 
 
 PIXEL_PATCH = 8
@@ -100,25 +126,27 @@ def build(
     """A freshly initialised system for frames and actions of the given sizes (torch's global generator draws the
     weights). ``tokens``, ``entries`` and ``code_width``: of the bottleneck; default: the preset's.
     """
-    first = int(torch.randint(2**62, ()))
+    first = int(torch.randint(2**62, (), device="cpu"))
 
     def drawn(part: Callable[..., PartT], name: str, **sizes: Any) -> PartT:
         """A part whose weights depend on the seed and its name, not on what was made before it."""
         torch.manual_seed(derived_seed(first, name))
         return part(**sizes)
 
-    codec = drawn(FrameCodec, "codec", height=height, width=width, **preset.codec)
+    codec = drawn(codec_class(preset.codec_name), "codec", height=height, width=width, **preset.codec)
     channels, rows, columns = codec.latent_shape
     latent = {"latent_channels": channels, "latent_height": rows, "latent_width": columns}
-    video = drawn(VideoTransformer, "video", **latent, **preset.video)
+    video = drawn(backbone_class(preset.backbone), "video", **latent, **preset.video)
+    time = compressed_time(codec, CONTEXT_FRAMES)
     real = recipe == "real_actions"
     chosen = {"tokens": tokens, "entries": entries, "width": code_width}
     asked = {name: value for name, value in chosen.items() if value is not None}
     kind = "continuous" if real else bottleneck
     narrow = drawn(Bottleneck, "bottleneck", kind=kind, **{**preset.bottleneck, **asked})
     conditioner = drawn(
-        ActionConditioner,
+        ActionConditioner if time is None else GroupedConditioner,
         "conditioner",
+        **({} if time is None else {"size": time.size, "chunk": time.groups.chunk}),
         latent_action_dim=narrow.dim,
         video_width=video.config.width,
         max_steps=video.config.max_frames,
@@ -129,6 +157,15 @@ def build(
         adapter_size |= {"context_frames": 0, "depth": 2}
     if real:  # nothing is withheld from it
         adapter_size |= {"dropout": 0.0}
+    if time is not None and clip < time.least:
+        raise ValueError(
+            f"--clip must be {time.least} frames or more where the codec makes one latent of {time.size}, got {clip}"
+        )
+    if time is not None and adapter_size["context_frames"]:
+        raise ValueError(
+            f"preset {preset.name!r}: an adapter that sees frames needs a codec of one latent a frame, this one makes "
+            f"one of {time.size}: context_frames must be 0, got {adapter_size['context_frames']}"
+        )
     answers = "regress" if real or not narrow.codes else adapter_kind
     adapter = drawn(
         ActionAdapter,

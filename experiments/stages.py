@@ -127,8 +127,9 @@ class StageModel(nn.Module):
         through = (drawn < self.config.through_adapter) & known.all(dim=1)[:, None, None]
         actions, context = torch.where(through, latents_of(self.adapter, bottleneck, answer), codes.latents), None
         if imagined:
-            context = self.cola.imagined_context(latents, actions)
-            seen = context_windows(torch.cat([context, latents[:, -1:]], dim=1), frames)
+            context, seen = self.cola.imagined_context(latents, actions), None
+            if frames:
+                seen = context_windows(torch.cat([context, latents[:, -1:]], dim=1), frames)
             actions = torch.where(through, adapt(self.adapter, bottleneck, real, seen), codes.latents)
         flow = self.cola.flow_loss(latents, actions, generator, context=context)
         return self.cola.flow.weight * flow + self.config.adapter_weight * adapted, {"flow": flow.detach(), **parts}

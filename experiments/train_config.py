@@ -1,7 +1,8 @@
 """The flags of a training run, and the run folder that they are bound to."""
 
+import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -14,7 +15,7 @@ from colaworld.experiments.budget import StageCost
 from colaworld.experiments.evaluation import EvaluationConfig
 from colaworld.experiments.guard import GuardConfig
 from colaworld.experiments.held_out import HeldOutConfig
-from colaworld.experiments.presets import PresetName
+from colaworld.experiments.presets import PRESETS, PresetName
 from colaworld.experiments.recipes import (
     LATENT_ACTION_STAGES,
     RECIPES,
@@ -40,7 +41,7 @@ class TrainConfig:
     starter data that ship."""
     source: SourceOptions = SourceOptions()
     preset: PresetName = "tiny"
-    """Sizes of the parts."""
+    """Sizes of the parts, and the defaults of other flags."""
     recipe: RecipeName = "cola"
     """What learns when, and from which gradients; all spend --warmup.steps + --joint.steps before the adapter."""
     from_scratch: bool = False
@@ -96,7 +97,12 @@ class TrainConfig:
             raise ValueError(f"--clip must lie between 4 and 16 frames, got {self.clip}")
         if self.from_scratch and self.init is not None:
             raise ValueError(f"--from-scratch and --init {self.init} exclude each other")
-
+        if not PRESETS[self.preset].trains_codec and (self.from_scratch or "codec" in self.stages):
+            flag = "--from-scratch" if self.from_scratch else "--stages codec"
+            raise ValueError(
+                f"{flag}: the codec of preset {self.preset!r} is not trained here, it comes with its published "
+                "weights; give --init a system that holds them"
+            )
         unknown = [stage for stage in self.stages if stage not in RECIPES[self.recipe].stages]
         if unknown:
             raise ValueError(
@@ -142,6 +148,20 @@ class TrainConfig:
             warmup=replace(self.warmup, steps=costs["warmup"].steps),
             joint=replace(self.joint, steps=max(0, left), imagined=imagined),
         )
+
+
+def preset_defaults(name: PresetName) -> TrainConfig:
+    """The flags of a run of preset ``name`` where nothing else is said."""
+    preset = PRESETS[name]
+    return TrainConfig(preset=name, flow=preset.flow, **preset.flags)
+
+
+def named_preset(arguments: Sequence[str]) -> PresetName:
+    """Which preset a command line names, before it is read: the others' defaults depend on it."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", default="tiny")
+    named = parser.parse_known_args(list(arguments))[0].preset
+    return named if named in PRESETS else "tiny"  # one that is not there is refused with the other flags
 
 
 def check_guard(config: TrainConfig) -> None:

@@ -50,10 +50,11 @@ def watch(system: ColaSystem, turn: Turn, train: Batch, held_out: Batch, *, seed
     for part in system.parts().values():
         part.eval()
     latents = system.codec.encode(held_out.frames)
-    copy = (latents[:, 1:] - latents[:, :-1]).square().mean()
+    model = system.model()
+    seen, *_ = model.world_clip(latents)
+    copy = (seen[:, 1:] - seen[:, :-1]).square().mean()
     generator = torch.Generator(latents.device).manual_seed(seed)
     if turn.stage == "pretrain":
-        model = system.model()
         metrics = {"copy": copy, "flow": model.flow_loss(latents, None, generator)}
         metrics["predicted"] = mean_error(model, latents, None)
     else:
@@ -135,8 +136,9 @@ def _adapter_metrics(
 
 
 def mean_error(model: ColaModel, latents: Tensor, actions: Tensor | None, *, per_clip: bool = False) -> Tensor:
-    """Squared error of the next frame as a plan imagines it (one step from the bare last frame), true frames before
-    it: the mean, or one for each clip ``(B,)``."""
+    """Squared error of the next frame (with compressed time: latent) as a plan imagines it (one step from the bare last
+    one), true ones before it: the mean, or one for each clip ``(B,)``."""
+    latents, actions, _ = model.world_clip(latents, actions)
     clean = latents[:, :-1]
     modulation = None if actions is None else model.conditioner(actions)
     time = torch.zeros(clean.shape[:2], device=clean.device)

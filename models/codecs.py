@@ -5,6 +5,7 @@ from importlib import import_module
 CODECS = {
     "frames": ("colaworld.models.codec", "FrameCodec"),
     "opensora": ("colaworld.models.opensora_vae", "OpenSoraVAE"),
+    "wan": ("colaworld.models.wan_vae", "WanVAE"),
 }
 """Name to module and class. Modules are imported when they are asked for."""
 

@@ -5,7 +5,8 @@ it is frozen and inverse dynamics, bottleneck and conditioner learn through it; 
 stretch trains on the model's own imagined frames as context, since plans roll out many of them.
 
 Shapes: codec latents ``(B, T, C, h, w)``; frames 1..T-1 are predicted, each from the clean frames before it and its
-latent action.
+latent action. Where the codec compresses time, latents of several frames are predicted, from grouped actions:
+``world_clip`` turns the one into the other, and nobody outside need know.
 """
 
 from collections.abc import Iterator
@@ -19,7 +20,9 @@ from torch.nn import functional as F
 from colaworld.models.action_conditioner import ActionConditioner
 from colaworld.models.backbones import Backbone
 from colaworld.models.bottleneck import Bottleneck, Bottlenecked
+from colaworld.models.compressed_time import CompressedTime
 from colaworld.models.flow import FlowConfig, training_pairs
+from colaworld.models.frame_groups import GroupedConditioner
 from colaworld.models.imagination import Imagination, given
 from colaworld.models.inverse_dynamics import InverseDynamics
 from colaworld.models.share import Chance
@@ -50,21 +53,37 @@ class ActionUse:
 
 class ColaModel(nn.Module):
     """The composition; ``conditioner``, ``inverse_dynamics`` and ``bottleneck`` are idle while ``use_actions`` is
-    False. A model of real actions has no ``inverse_dynamics``.
+    False. A model of real actions has no ``inverse_dynamics``; one whose codec makes one latent a frame no
+    ``compressed`` time.
     """
 
     def __init__(
         self,
         video: Backbone,
-        conditioner: ActionConditioner,
+        conditioner: ActionConditioner | GroupedConditioner,
         inverse_dynamics: InverseDynamics | None,
         bottleneck: Bottleneck,
         flow: FlowConfig,
+        compressed: CompressedTime | None = None,
     ) -> None:
         super().__init__()
         self.video, self.conditioner = video, conditioner
         self.inverse_dynamics, self.bottleneck = inverse_dynamics, bottleneck
-        self.flow = flow
+        self.flow, self.compressed = flow, compressed
+
+    def world_clip(
+        self, latents: Tensor, actions: Tensor | None = None, dropped: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """A clip of frames, its latent actions and marks of dropped ones, as the video model counts: ``(B, K, C, h,
+        w)``, ``(B, K - 1, ...)``, ``(B, K - 1)``. Without compressed time the same.
+        """
+        if self.compressed is None:
+            return latents, actions, dropped
+        return (
+            self.compressed.compress(latents),
+            None if actions is None else self.compressed.group(actions),
+            None if dropped is None else self.compressed.group_any(dropped),
+        )
 
     def latent_actions(
         self, latents: Tensor, generator: Chance | None = None, *, commitment: float = 1.0
@@ -83,24 +102,41 @@ class ColaModel(nn.Module):
         context: Tensor | None = None,
         dropped: Tensor | None = None,
     ) -> Tensor:
-        """Mean squared velocity error. ``context (B, T - 1, C, h, w)`` stands for the clean frames (default: the
-        true ones); ``dropped (B, T - 1)`` marks steps whose action is not known.
+        """Mean squared velocity error. ``context``: what stands for the clean frames, from ``imagined_context``
+        (default: the true ones); ``dropped (B, T - 1)`` marks steps whose action is not known.
         """
+        latents, actions, dropped = self.world_clip(latents, actions, dropped)
+        return self.clip_flow_loss(latents, actions, generator, context=context, dropped=dropped)
+
+    def clip_flow_loss(
+        self,
+        latents: Tensor,
+        actions: Tensor | None,
+        generator: Chance,
+        *,
+        context: Tensor | None = None,
+        dropped: Tensor | None = None,
+    ) -> Tensor:
+        """``flow_loss`` of what ``world_clip`` returns."""
         clean = latents[:, :-1] if context is None else context
         noised, time, velocity = training_pairs(self.flow, clean, latents[:, 1:], generator)
         modulation = None if actions is None else self.conditioner(actions, dropped=dropped, generator=generator)
         return F.mse_loss(self.video.two_streams(clean, noised, time, action_modulation=modulation), velocity)
 
-    @torch.no_grad()
     def imagined_context(self, latents: Tensor, actions: Tensor) -> Tensor:
         """The clean frames 0..T-2 as the model itself imagines them from the first two and the codes: ``(B, T - 1,
-        C, h, w)``.
+        C, h, w)``; with compressed time the latents 0..K-2, from those of the first two frames.
         """
+        latents, actions, _ = self.world_clip(latents, actions)
+        return self._imagined_clip(latents, actions)
+
+    @torch.no_grad()
+    def _imagined_clip(self, latents: Tensor, actions: Tensor) -> Tensor:
+        known = CONTEXT_FRAMES if self.compressed is None else self.compressed.groups.latents(CONTEXT_FRAMES)
         imagination = Imagination(self.video, self.conditioner, self.flow)
-        start = imagination.start(latents[:, :CONTEXT_FRAMES], actions[:, : CONTEXT_FRAMES - 1])
-        horizon = latents.shape[1] - 1 - CONTEXT_FRAMES
-        imagined = imagination.roll_out(start, given(actions[:, CONTEXT_FRAMES - 1 :]), horizon)
-        return torch.cat([latents[:, :CONTEXT_FRAMES], imagined], dim=1)
+        start = imagination.start(latents[:, :known], actions[:, : known - 1])
+        imagined = imagination.roll_out(start, given(actions[:, known - 1 :]), latents.shape[1] - 1 - known)
+        return torch.cat([latents[:, :known], imagined], dim=1)
 
     def forward(
         self,
@@ -138,18 +174,19 @@ class ColaModel(nn.Module):
         Without ``flow_to_video`` the video model learns from the action-free loss alone. Clips with ``dropped`` steps
         keep their true frames as context.
         """
-        actions, context = latent.latents, None
+        latents, actions, dropped = self.world_clip(latents, latent.latents, dropped)
+        context = None
         if imagined:
-            context = self.imagined_context(latents, actions)
+            context = self._imagined_clip(latents, actions)
             if dropped is not None:
                 context = torch.where(dropped.any(dim=1)[:, None, None, None, None], latents[:, :-1], context)
         if flow_to_video:
-            flow = self.flow_loss(latents, actions, generator, context=context, dropped=dropped)
+            flow = self.clip_flow_loss(latents, actions, generator, context=context, dropped=dropped)
             loss = flow
         else:
             with _without_gradient(self.video):
-                flow = self.flow_loss(latents, actions, generator, context=context, dropped=dropped)
-            loss = flow + self.flow_loss(latents, None, generator, context=context)
+                flow = self.clip_flow_loss(latents, actions, generator, context=context, dropped=dropped)
+            loss = flow + self.clip_flow_loss(latents, None, generator, context=context)
         return self.flow.weight * loss + latent.loss, {"flow": flow.detach(), **latent.parts}
 
     @torch.no_grad()

@@ -62,7 +62,12 @@ class FewStepModel(ColaModel):
 
     def __init__(self, student: ColaModel, teacher: ColaModel, config: ReflowConfig) -> None:
         super().__init__(
-            student.video, student.conditioner, student.inverse_dynamics, student.bottleneck, student.flow
+            student.video,
+            student.conditioner,
+            student.inverse_dynamics,
+            student.bottleneck,
+            student.flow,
+            student.compressed,
         )
         if teacher.flow != student.flow:
             raise ValueError(f"teacher and student start from different sources: {teacher.flow} and {student.flow}")
@@ -74,7 +79,7 @@ class FewStepModel(ColaModel):
         """Frozen, in evaluation mode."""
         return self._teacher[0]
 
-    def flow_loss(
+    def clip_flow_loss(
         self,
         latents: Tensor,
         actions: Tensor | None,
@@ -87,7 +92,7 @@ class FewStepModel(ColaModel):
         only the clean frames are read (``context`` in their place, where given).
         """
         if not self.video.training:
-            return super().flow_loss(latents, actions, generator, context=context, dropped=dropped)
+            return super().clip_flow_loss(latents, actions, generator, context=context, dropped=dropped)
         clean = latents[:, :-1] if context is None else context
         modulation, taught = None, None
         if actions is not None:

@@ -5,9 +5,11 @@ channels; the temporal one makes four frames one latent. ``chunk`` frames (17: 5
 published, so that a clip of 34 frames is 10 latents, the first and the sixth of single frames. ``FrameGroups`` says
 which frames lie where.
 
-With ``chunk=1`` every frame is a clip of its own, as the published generator knows single pictures: one latent a frame,
-one latent action a latent, and the codec is used as ``FrameCodec`` is, frames in any leading shape. Differs from the
-paper, which compresses time: four times as many latents.
+As of every codec, ``encode`` makes one latent a frame: the picture VAE's, which inverse dynamics reads, a latent action
+being what happens between two frames. ``compress`` makes of a clip's those that the generator knows, ``expand`` goes
+back (see ``CompressedTime``). With ``chunk=1`` every frame is a clip of its own, as the published generator knows
+single pictures: ``encode`` compresses, and the codec is used as ``FrameCodec`` is. Differs from the paper, which
+compresses time: four times as many latents.
 
 Names and shapes are those of ``hpcai-tech/OpenSora-VAE-v1.2``, so that ``OpenSoraVAE.from_pretrained`` reads its
 ``model.safetensors``. The pipeline's constants are taken from the public code: pictures' latents are scaled by 0.18215
@@ -17,7 +19,8 @@ Differs from the paper's generator: encoding takes the posterior's mean, not a s
 
 Source: Open-Sora v1.2, ``opensora/models/vae/vae.py`` (``OpenSoraVAE_V1_2``).
 
-Shapes: clips ``(B, T, 3, height, width)`` in [-1, 1] (or uint8), latents ``(B, K, 4, height / 8, width / 8)``.
+Shapes: frames ``(..., 3, height, width)`` in [-1, 1] (or uint8), their latents ``(..., 4, height / 8, width / 8)``; a
+clip's pictures ``(B, T, 4, h, w)``, compressed ``(B, K, 4, h, w)``.
 """
 
 from pathlib import Path
@@ -122,30 +125,29 @@ class OpenSoraVAE(ModelMixin, ConfigMixin):
         sizes = self.config
         return sizes.latent_channels, sizes.height // self.shrink, sizes.width // self.shrink
 
-    def encode_frames(self, frames: Tensor) -> Tensor:
-        """Frames ``(..., 3, height, width)``, uint8 or in [-1, 1] -> picture latents ``(..., C, h, w)``, one a frame:
-        what inverse dynamics reads, a latent action being what happens between two frames.
-        """
+    def encode(self, frames: Tensor) -> Tensor:
+        """Frames ``(..., 3, height, width)``, uint8 or in [-1, 1] -> latents ``(..., C, h, w)``, one a frame."""
         expected = (3, self.config.height, self.config.width)
         if tuple(frames.shape[-3:]) != expected:
             raise ValueError(f"frames have shape {tuple(frames.shape[-3:])}, the codec was made for {expected}")
         signed = to_signed(frames) if frames.dtype == torch.uint8 else frames
         latents = self.spatial_vae.encode(signed.reshape(-1, *expected))
+        if self.config.chunk == 1:
+            latents = self.compress(latents[:, None])[:, 0]
         return latents.reshape(*frames.shape[:-3], *latents.shape[1:])
 
-    def encode(self, clips: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Clips ``(B, T, 3, height, width)`` -> latents ``(B, K, C, h, w)``: the posterior's mean, or with a
-        ``generator`` a sample, as in the published training. With chunk 1 frames ``(..., 3, height, width)`` ->
-        ``(..., C, h, w)``.
-        """
-        pictures = self.encode_frames(clips)
-        if self.config.chunk > 1:
-            return self.encode_pictures(pictures, generator)
-        alone = self.encode_pictures(pictures.reshape(-1, 1, *pictures.shape[-3:]), generator)
-        return alone.reshape(pictures.shape)
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents ``(..., C, h, w)``, one a frame -> frames in [-1, 1] ``(..., 3, height, width)``."""
+        flat = latents.reshape(-1, *latents.shape[-3:])
+        if self.config.chunk == 1:
+            flat = self.expand(flat[:, None])[:, 0]
+        pixels = self.spatial_vae.decode(flat).clamp(-1.0, 1.0)
+        return pixels.reshape(*latents.shape[:-3], *pixels.shape[1:])
 
-    def encode_pictures(self, pictures: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Picture latents ``(B, T, C, h, w)`` of a clip -> latents ``(B, K, C, h, w)``."""
+    def compress(self, pictures: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """A clip's pictures ``(B, T, C, h, w)`` -> ``(B, K, C, h, w)``: the posterior's mean, or with a ``generator`` a
+        sample, as in the published training.
+        """
         found = []
         for part in rearrange(pictures, "b t c h w -> b c t h w").split(self.config.chunk, dim=2):
             posterior = self.temporal_vae.encode(part)
@@ -153,15 +155,11 @@ class OpenSoraVAE(ModelMixin, ConfigMixin):
         latents = (torch.cat(found, dim=2) - self.shift) / self.scale
         return rearrange(latents, "b c k h w -> b k c h w")
 
-    def decode(self, latents: Tensor, frames: int | None = None) -> Tensor:
-        """Latents ``(B, K, C, h, w)`` of a clip from its beginning -> frames in [-1, 1] ``(B, T, 3, height, width)``.
+    def expand(self, latents: Tensor, frames: int | None = None) -> Tensor:
+        """Latents ``(B, K, C, h, w)`` of a clip from its beginning -> its pictures ``(B, T, C, h, w)``.
 
         ``frames``: T (None: as many as K latents usually are, 17 of 5). ValueError where they do not make K latents.
-        With chunk 1 latents ``(..., C, h, w)`` -> ``(..., 3, height, width)``.
         """
-        if self.config.chunk == 1 and latents.ndim != 5:
-            alone = self.decode(latents.reshape(-1, 1, *latents.shape[-3:]))
-            return alone.reshape(*latents.shape[:-3], *alone.shape[-3:])
         frames = self.frame_groups.frames(latents.shape[1]) if frames is None else frames
         if self.frame_groups.latents(frames) != latents.shape[1]:
             raise ValueError(
@@ -171,6 +169,4 @@ class OpenSoraVAE(ModelMixin, ConfigMixin):
         chunk, pictures = self.config.chunk, []
         for number, part in enumerate(raw.split(self.frame_groups.latents(chunk), dim=2)):
             pictures.append(self.temporal_vae.decode(part, min(chunk, frames - number * chunk)))
-        flat = rearrange(torch.cat(pictures, dim=2), "b c t h w -> (b t) c h w")
-        pixels = self.spatial_vae.decode(flat).clamp(-1.0, 1.0)
-        return rearrange(pixels, "(b t) c h w -> b t c h w", b=len(latents))
+        return rearrange(torch.cat(pictures, dim=2), "b c t h w -> b t c h w")

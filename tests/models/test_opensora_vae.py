@@ -26,6 +26,14 @@ def vae() -> OpenSoraVAE:
     return OpenSoraVAE(**NARROW).eval()
 
 
+def encoded(vae: OpenSoraVAE, frames: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    return vae.compress(vae.encode(frames), generator)
+
+
+def decoded(vae: OpenSoraVAE, latents: torch.Tensor, frames: int | None = None) -> torch.Tensor:
+    return vae.decode(vae.expand(latents, frames))
+
+
 def clip(frames: int, batch: int = 1) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     return torch.randint(0, 256, (batch, frames, 3, 16, 16), dtype=torch.uint8, generator=generator)
@@ -68,28 +76,28 @@ def test_names_and_count_are_the_published_ones():
 
 @pytest.mark.parametrize(("frames", "latents"), [(1, 1), (5, 2), (16, 4), (17, 5), (22, 7), (34, 10)])
 def test_a_fourth_as_many_latents_and_as_many_frames_back(vae, frames, latents):
-    found = vae.encode(clip(frames, 2))
+    found = encoded(vae, clip(frames, 2))
     assert found.shape == (2, latents, 4, 2, 2) and vae.latent_shape == (4, 2, 2)
-    decoded = vae.decode(found, frames)
-    assert decoded.shape == (2, frames, 3, 16, 16) and decoded.abs().max() <= 1.0
+    shown = decoded(vae, found, frames)
+    assert shown.shape == (2, frames, 3, 16, 16) and shown.abs().max() <= 1.0
 
 
 def test_chunks_are_encoded_and_decoded_alone(vae):
     frames = clip(34)
-    latents = vae.encode(frames)
-    torch.testing.assert_close(latents[:, 5:], vae.encode(frames[:, 17:]))
-    torch.testing.assert_close(vae.decode(latents)[:, 17:], vae.decode(latents[:, 5:]))
+    latents = encoded(vae, frames)
+    torch.testing.assert_close(latents[:, 5:], encoded(vae, frames[:, 17:]))
+    torch.testing.assert_close(decoded(vae, latents)[:, 17:], decoded(vae, latents[:, 5:]))
 
 
 def test_latents_are_padded_in_front_convolved_causally_and_standardised(vae):
     frames = clip(5)
-    pictures = vae.encode_frames(frames)
+    pictures = vae.encode(frames)
     raw = vae.spatial_vae.module.encode(frames[0] / 127.5 - 1.0).latent_dist.mean
     torch.testing.assert_close(pictures[0], raw * PICTURE_SCALE)
     padded = torch.cat([torch.zeros(1, 3, 4, 2, 2), pictures], dim=1).transpose(1, 2)
     moments = vae.temporal_vae.quant_conv(vae.temporal_vae.encoder(padded))
     expected = (moments[:, :4] - torch.tensor(SHIFT).view(1, 4, 1, 1, 1)) / torch.tensor(SCALE).view(1, 4, 1, 1, 1)
-    torch.testing.assert_close(vae.encode(frames), expected.transpose(1, 2))
+    torch.testing.assert_close(encoded(vae, frames), expected.transpose(1, 2))
 
 
 def test_convolutions_see_the_past_alone(vae):
@@ -107,20 +115,21 @@ def test_with_chunks_of_one_every_frame_is_a_picture_as_of_a_frame_codec(vae):
     frames = clip(3, 2)
     latents = pictures.encode(frames)
     assert latents.shape == (2, 3, 4, 2, 2)
-    torch.testing.assert_close(latents[:, 1:2], vae.encode(frames[:, 1:2]))
+    torch.testing.assert_close(latents[:, 1:2], encoded(vae, frames[:, 1:2]))
     torch.testing.assert_close(pictures.encode(frames[1]), latents[1])
     torch.testing.assert_close(pictures.encode(frames[1, 2]), latents[1, 2])
-    decoded = pictures.decode(latents)
-    assert decoded.shape == (2, 3, 3, 16, 16)
-    torch.testing.assert_close(pictures.decode(latents[1]), decoded[1])
-    torch.testing.assert_close(pictures.decode(latents[1, 2]), decoded[1, 2])
+    shown = pictures.decode(latents)
+    assert shown.shape == (2, 3, 3, 16, 16)
+    torch.testing.assert_close(shown[:, 1:2], decoded(vae, latents[:, 1:2], 1))
+    torch.testing.assert_close(pictures.decode(latents[1]), shown[1])
+    torch.testing.assert_close(pictures.decode(latents[1, 2]), shown[1, 2])
 
 
 def test_a_sample_is_drawn_from_the_generator_alone(vae):
     frames = clip(5)
-    drawn = [vae.encode(frames, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    drawn = [encoded(vae, frames, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
     torch.testing.assert_close(drawn[0], drawn[1], rtol=0, atol=0)
-    assert (drawn[0] - drawn[2]).abs().max() > 1e-3 and (drawn[0] - vae.encode(frames)).abs().max() > 1e-3
+    assert (drawn[0] - drawn[2]).abs().max() > 1e-3 and (drawn[0] - encoded(vae, frames)).abs().max() > 1e-3
 
 
 def test_both_halves_learn_a_clip_back():
@@ -128,7 +137,7 @@ def test_both_halves_learn_a_clip_back():
     vae, frames = OpenSoraVAE(**NARROW), clip(5).float() / 127.5 - 1.0
     optimiser, errors = torch.optim.Adam(vae.parameters(), lr=3e-3), []
     for _ in range(10):
-        error = (vae.decode(vae.encode(frames)) - frames).square().mean()
+        error = (decoded(vae, encoded(vae, frames)) - frames).square().mean()
         optimiser.zero_grad()
         error.backward()
         optimiser.step()
@@ -141,10 +150,10 @@ def test_both_halves_learn_a_clip_back():
 def test_published_weights_and_our_own_folder_are_read(vae, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "VideoAutoencoderPipeline"}))
     save_file(vae.state_dict(), tmp_path / WEIGHTS)
-    expected = vae.encode(clip(5))
-    torch.testing.assert_close(OpenSoraVAE.from_pretrained(tmp_path, **NARROW).encode(clip(5)), expected)
+    expected = encoded(vae, clip(5))
+    torch.testing.assert_close(encoded(OpenSoraVAE.from_pretrained(tmp_path, **NARROW), clip(5)), expected)
     vae.save_pretrained(tmp_path / "ours")
-    torch.testing.assert_close(OpenSoraVAE.from_pretrained(tmp_path / "ours").encode(clip(5)), expected)
+    torch.testing.assert_close(encoded(OpenSoraVAE.from_pretrained(tmp_path / "ours"), clip(5)), expected)
     tensors = vae.state_dict()
     del tensors["temporal_vae.encoder.norm1.bias"]
     save_file(tensors, tmp_path / WEIGHTS)
@@ -154,9 +163,9 @@ def test_published_weights_and_our_own_folder_are_read(vae, tmp_path):
 
 def test_what_does_not_fit_is_refused(vae):
     with pytest.raises(ValueError, match=r"\(3, 8, 8\).*\(3, 16, 16\)"):
-        vae.encode(torch.zeros(1, 5, 3, 8, 8))
+        encoded(vae, torch.zeros(1, 5, 3, 8, 8))
     with pytest.raises(ValueError, match="17 frames are 5 latents, got 2"):
-        vae.decode(torch.zeros(1, 2, 4, 2, 2), 17)
+        decoded(vae, torch.zeros(1, 2, 4, 2, 2), 17)
     with pytest.raises(ValueError, match="20x16 do not divide by 8"):
         OpenSoraVAE(**(NARROW | {"height": 20}))
     with pytest.raises(ValueError, match="4 levels have 3 steps between, got 2"):

@@ -30,8 +30,8 @@ def test_one_loss_reaches_inverse_dynamics_through_four_codes_to_a_latent():
     torch.nn.init.normal_(model.video.final_layer.linear.weight, std=0.2)
     frames = torch.randint(0, 256, (2, 17, 3, 32, 32), dtype=torch.uint8)
     with torch.no_grad():
-        pictures = vae.encode_frames(frames)
-        latents = vae.encode_pictures(pictures)
+        pictures = vae.encode(frames)
+        latents = vae.compress(pictures)
     codes = model.latent_actions(pictures, torch.Generator().manual_seed(0))
     grouped = replace(codes, latents=vae.frame_groups.group(codes.latents))
     assert pictures.shape[1] == 17 and latents.shape[1] == 5

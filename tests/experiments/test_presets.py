@@ -1,0 +1,70 @@
+"""Presets: those that trained keep their flags, the paper's says the paper's, and what they lack is said."""
+
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+import torch
+
+from colaworld.experiments.presets import PRESETS, PresetName, build
+from colaworld.experiments.train_config import TrainConfig, binding_flags, named_preset, preset_defaults
+
+SIZES = {"frame_skip": 5, "action_dim": 7, "render_profile": "lite"}
+
+
+def meta(name: str, **others):
+    preset = PRESETS[name]
+    with torch.device("meta"):
+        return build(preset, height=preset.pixels, width=preset.pixels, **(SIZES | others))
+
+
+def millions(part: torch.nn.Module) -> float:
+    return sum(parameter.numel() for parameter in part.parameters()) / 1e6
+
+
+@pytest.mark.parametrize("name", ["tiny", "small", "nano"])
+def test_presets_of_before_have_the_flags_of_before(name):
+    assert preset_defaults(name) == TrainConfig(preset=name)
+    assert "flags" not in binding_flags(TrainConfig(preset=name))
+
+
+@pytest.mark.parametrize("name", ["opensora", "wan"])
+def test_the_papers_recipe(name):
+    config = preset_defaults(name)
+    assert (config.warmup.steps, config.joint.steps) == (8_000, 52_000) and PRESETS[name].pixels == 256
+    for stage in (config.warmup, config.joint):
+        assert (stage.learning_rate, stage.learning_rate_warmup, stage.batch_size) == (7.5e-5, 2000, 128)
+        assert stage.imagined == 0.0
+    assert config.flow.source == "noise" and config.flow.weight == 1.0 and config.adapter_snap
+    assert config.run_stages() == ("warmup", "joint", "adapter")
+
+
+def test_the_published_sizes_on_the_meta_device():
+    opensora = meta("opensora", clip=preset_defaults("opensora").clip)
+    assert round(millions(opensora.video)) == 904
+    assert 72.0 < millions(opensora.conditioner) < 75.0  # the paper: 74 M
+    assert opensora.model().compressed.used(14) == 14 and opensora.codec.latent_shape == (4, 32, 32)
+    wan = meta("wan")
+    assert wan.video.latent_shape == (16, 32, 32) and wan.video.config.depth == 30
+    assert all(part.is_meta for each in (opensora, wan) for part in each.video.parameters())
+
+
+def test_base_is_larger_than_small_and_made_for_larger_frames():
+    small, base = (sum(millions(part) for part in meta(name).parts().values()) for name in ("small", "base"))
+    assert small < 10.0 and 100.0 < base < 400.0
+    assert meta("base").codec.latent_shape == (8, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"), [({"from_scratch": True}, "--from-scratch"), ({"stages": ("codec",)}, "--stages codec")]
+)
+def test_a_published_codec_is_not_trained(flags, said):
+    with pytest.raises(ValueError, match=f"{said}: the codec of preset 'opensora' is not trained here.*--init"):
+        replace(preset_defaults("opensora"), **flags)
+
+
+def test_the_preset_is_read_before_the_other_flags():
+    assert set(get_args(PresetName)) == set(PRESETS)
+    assert named_preset(["--out", "x", "--preset", "opensora", "--clip", "14"]) == "opensora"
+    assert named_preset(["--preset=base"]) == "base"
+    assert named_preset(["--clip", "9"]) == named_preset(["--preset", "huge"]) == "tiny"
