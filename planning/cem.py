@@ -4,6 +4,7 @@ iterations, 5 % elites).
 Over a ``codes.Categorical`` this is the categorical CEM: the elites' frequencies, smoothed, are the next probabilities.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -54,5 +55,7 @@ def elite_indices(costs: Tensor, count: int) -> Tensor:
     """Indices of the ``count`` lowest of ``costs (S,)``, cheapest first, without infinite ones; ties go to the
     earlier candidate.
     """
-    order = costs.argsort(stable=True)[:count]
-    return order[costs[order].isfinite()]
+    cheapest, order = costs.sort(stable=True)
+    if count and cheapest[count - 1].item() == math.inf:
+        count = int(cheapest.isfinite().sum())
+    return order[:count]

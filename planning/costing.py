@@ -26,7 +26,7 @@ def evaluate(cost: CostFn, actions: Tensor, max_batch: int | None, *, gradients:
     Raises ValueError for costs of the wrong shape, NoGradientError for a cost that cannot be differentiated.
     """
     pieces, slopes = [], []
-    for chunk in actions.split(max_batch or len(actions)):
+    for chunk in actions.split(max_batch) if max_batch and max_batch < len(actions) else (actions,):
         if gradients:
             costs, slope = differentiated(cost, chunk)
             slopes.append(slope)
@@ -35,8 +35,8 @@ def evaluate(cost: CostFn, actions: Tensor, max_batch: int | None, *, gradients:
         pieces.append(costs.to(device=actions.device, dtype=torch.float32))
     if gradients:
         actions.grad = torch.cat(slopes)
-    costs = torch.cat(pieces)
-    return torch.where(costs.isfinite(), costs, math.inf)
+    costs = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+    return costs.nan_to_num(nan=math.inf, posinf=math.inf, neginf=math.inf)
 
 
 def differentiated(cost: CostFn, actions: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,11 +8,11 @@ Of other things than real numbers there are ``signs`` (dimensions of which only 
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Self
 
 import torch
-from einops import einsum, repeat
+from einops import repeat
 from torch import Tensor
 
 from colaworld.planning.coloured_noise import coloured, correlate
@@ -72,8 +72,8 @@ class Gaussian:
             noise = coloured(count, *self.mean.shape, self.exponent, self.mean, generator) * self.std
             return self.clamp(self.mean + noise)
         shape = (count, *self.mean.shape)
-        noise = torch.randn(shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype) * self.std
-        return self.clamp(self.mean + correlate(noise, self.beta))
+        noise = torch.randn(shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype).mul_(self.std)
+        return correlate(noise, self.beta).add_(self.mean).clamp_(self.low, self.high)
 
     def mode(self) -> Tensor:
         """``(H, A)``: the mean, inside the bounds."""
@@ -85,18 +85,28 @@ class Gaussian:
 
     def recentred(self, actions: Tensor) -> Self:
         """The same ``std`` around ``actions (H, A)``."""
-        return replace(self, mean=actions.to(self.mean))
+        return self._around(actions.to(self.mean), self.std)
 
     def refitted(self, elites: Tensor, *, keep: float, min_std: float) -> Self:
         """Mean and variance of ``elites (E, H, A)``, ``keep`` of the old ones left, ``std`` at least ``min_std``."""
-        mean = keep * self.mean + (1 - keep) * elites.mean(dim=0)
-        variance = keep * self.std**2 + (1 - keep) * elites.var(dim=0, unbiased=False)
-        floor = self.std.clamp(max=min_std)  # a dimension that was fixed (std 0) stays fixed
-        return replace(self, mean=mean, std=variance.sqrt().maximum(floor))
+        mean = elites.mean(dim=0)
+        variance = (elites - mean).square_().mean(dim=0)
+        if keep:
+            mean, variance = mean.lerp(self.mean, keep), variance.lerp(self.std**2, keep)
+        std = variance.sqrt()
+        if min_std:
+            std = std.maximum(self.std.clamp(max=min_std))  # a dimension that was fixed (std 0) stays fixed
+        return self._around(mean, std)
 
     def moved(self, actions: Tensor, weights: Tensor) -> Self:
         """The same ``std`` around the weighted mean of ``actions (S, H, A)``."""
-        return replace(self, mean=einsum(weights.to(actions), actions, "s, s h a -> h a"))
+        return self._around(torch.tensordot(weights.to(actions), actions, dims=1), self.std)
+
+    def _around(self, mean: Tensor, std: Tensor) -> Self:
+        """A copy of other numbers. It is not checked again: plans are made of many, and their shapes are these."""
+        other = object.__new__(type(self))
+        vars(other).update(vars(self), mean=mean, std=std)
+        return other
 
 
 def check_bounds(low: list[float], high: list[float]) -> None:

@@ -37,8 +37,8 @@ def path_weights(costs: Tensor, gamma: float, normalise: bool = False) -> Tensor
     """``(S,)`` weights that sum to 1, proportional to ``exp(-gamma (cost - lowest cost))``; infinite costs weigh
     nothing.
     """
-    finite = costs[costs.isfinite()]
-    excess = costs - finite.min()
+    excess = costs - costs.min()
     if normalise:
-        excess = excess / finite.std(unbiased=False).clamp(min=torch.finfo(costs.dtype).tiny)
+        spread = costs[costs.isfinite()].std(unbiased=False)
+        excess = excess / spread.clamp(min=torch.finfo(costs.dtype).tiny)
     return torch.softmax(-gamma * excess, dim=0)

@@ -8,6 +8,7 @@ meant before; the best candidate ever costed is kept.
 import math
 import time
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -36,6 +37,19 @@ class IterationRecord:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Round:
+    """What one iteration drew from ``distribution``: ``actions (S, H, A)`` with ``costs (S,)``."""
+
+    distribution: Distribution
+    actions: Tensor
+    costs: Tensor
+
+    def record(self) -> IterationRecord:
+        """In numbers."""
+        return summarise(self.costs, self.actions, self.distribution.spread())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
     """What a search found: ``actions (H, A)`` with their ``cost``.
 
@@ -46,7 +60,7 @@ class Plan:
 
     actions: Tensor
     cost: float
-    history: tuple[IterationRecord, ...]
+    rounds: tuple[Round, ...]
     distribution: Distribution
     kept: Tensor
     seconds: float
@@ -57,7 +71,12 @@ class Plan:
     @property
     def iterations(self) -> int:
         """How many rounds there were; under a budget of seconds the machine decides."""
-        return len(self.history)
+        return len(self.rounds)
+
+    @cached_property
+    def history(self) -> tuple[IterationRecord, ...]:
+        """The rounds in numbers, counted when they are asked for: a plan has not to wait for them."""
+        return tuple(each.record() for each in self.rounds)
 
 
 @torch.no_grad()
@@ -94,21 +113,24 @@ def search(
     check_seconds(budget_seconds)
     best_actions, best_cost = distribution.mode(), math.inf
     extra = best_actions[None][:0] if proposals is None else check_proposals(proposals, best_actions)
-    history: list[IterationRecord] = []
+    done: list[Round] = []
     evaluations = 0
     for iteration, last in rounds(planner.iterations, budget_seconds, clock):
         middle = planner.with_middle(iteration, last)
         actions = draw(distribution, planner.population(iteration), generator, extra=extra, middle=middle)
         costs = evaluate(cost, actions, max_batch, gradients=planner.gradients)
         evaluations += len(actions)
+        done.append(Round(distribution=distribution, actions=actions, costs=costs))
+        least, lowest = costs.min(dim=0)
+        lowest_cost = least.item()
         steps_back = planner.gradients and best_cost < math.inf
-        history.append(summarise(costs, actions, distribution.spread(), iteration, needs_finite=not steps_back))
-        lowest = int(costs.argmin())
-        if costs[lowest].item() < best_cost:
-            best_actions, best_cost = actions[lowest], costs[lowest].item()
+        if lowest_cost == math.inf and not steps_back:
+            raise NothingFiniteError(f"planning iteration {iteration}: all {len(costs)} candidates cost NaN or infinity")
+        if lowest_cost < best_cost:
+            best_actions, best_cost = actions[lowest], lowest_cost
         extra = planner.kept(actions, costs)
         distribution = planner.update(distribution, actions, costs)
-    rejected = sum(record.rejected for record in history)
+    rejected = int(torch.cat([each.costs for each in done]).isinf().sum())
     if planner.returns == "mean":
         final = evaluate(cost, distribution.mode()[None], max_batch)
         evaluations += 1
@@ -126,7 +148,7 @@ def search(
     return Plan(
         actions=best_actions.clone(),
         cost=best_cost,
-        history=tuple(history),
+        rounds=tuple(done),
         distribution=distribution,
         kept=extra,
         seconds=clock() - begun,
@@ -141,7 +163,9 @@ def draw(
     """``(count, H, A)``: the distribution's middle (if asked for), ``extra (K, H, A)`` moved inside its bounds, then
     samples. Raises ValueError when those do not fit.
     """
-    given = torch.cat([distribution.mode()[None], distribution.clamp(extra)]) if middle else distribution.clamp(extra)
+    given = distribution.clamp(extra) if len(extra) else extra
+    if middle:
+        given = torch.cat([distribution.mode()[None], given])
     if len(given) > count:
         raise ValueError(f"{len(extra)} proposed or kept candidates and the middle do not fit among {count} candidates")
     if len(given) == count:
@@ -149,25 +173,19 @@ def draw(
     return torch.cat([given, distribution.sample(count - len(given), generator)])
 
 
-def summarise(
-    costs: Tensor, actions: Tensor, std: float, iteration: int, *, needs_finite: bool = True
-) -> IterationRecord:
-    """Numbers for the history; raises NothingFiniteError when every cost ``(S,)`` of ``actions (S, H, A)`` is infinite
-    and one has to be finite.
-    """
+def summarise(costs: Tensor, actions: Tensor, std: float) -> IterationRecord:
+    """Numbers for the history of candidates ``actions (S, H, A)`` with ``costs (S,)``."""
     finite, order = costs.sort(stable=True)
     count = int(finite.isfinite().sum())
     if count == 0:
-        if not needs_finite:
-            return IterationRecord(
-                best_cost=math.inf,
-                mean_cost=math.inf,
-                elite_cost=math.inf,
-                std=std,
-                elite_spread=0.0,
-                rejected=len(costs),
-            )
-        raise NothingFiniteError(f"planning iteration {iteration}: all {len(costs)} candidates cost NaN or infinity")
+        return IterationRecord(
+            best_cost=math.inf,
+            mean_cost=math.inf,
+            elite_cost=math.inf,
+            std=std,
+            elite_spread=0.0,
+            rejected=len(costs),
+        )
     elites = min(count, max(1, round(ELITE_SHARE * len(costs))))
     return IterationRecord(
         best_cost=finite[0].item(),

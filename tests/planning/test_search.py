@@ -240,8 +240,8 @@ def test_the_spread_of_the_elites_is_written_down_and_shrinks_as_a_search_settle
 def test_the_spread_is_that_of_the_elites_and_not_of_the_rejected_or_the_rest() -> None:
     costs = torch.tensor([3.0, math.inf, 1.0, *range(10, 27)])
     actions = torch.randn(20, 3, 2, generator=torch.Generator().manual_seed(0))
-    assert summarise(costs, actions, 1.0, 0).elite_spread == pytest.approx((actions[0] - actions[2]).abs().mean() / 2)
-    nothing = summarise(torch.full((4,), math.inf), actions[:4], 1.0, 0, needs_finite=False)
+    assert summarise(costs, actions, 1.0).elite_spread == pytest.approx((actions[0] - actions[2]).abs().mean() / 2)
+    nothing = summarise(torch.full((4,), math.inf), actions[:4], 1.0)
     assert (nothing.elite_spread, nothing.rejected) == (0.0, 4)
 
 
