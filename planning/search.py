@@ -125,7 +125,8 @@ def search(
         lowest_cost = least.item()
         steps_back = planner.gradients and best_cost < math.inf
         if lowest_cost == math.inf and not steps_back:
-            raise NothingFiniteError(f"planning iteration {iteration}: all {len(costs)} candidates cost NaN or infinity")
+            found = f"all {len(costs)} candidates cost NaN or infinity"
+            raise NothingFiniteError(f"planning iteration {iteration}: {found}")
         if lowest_cost < best_cost:
             best_actions, best_cost = actions[lowest], lowest_cost
         extra = planner.kept(actions, costs)
