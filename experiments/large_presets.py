@@ -6,6 +6,7 @@ They have not been trained here: numbers are the paper's where it says them, els
 from typing import Any
 
 from colaworld.experiments.stage_config import StageConfig
+from colaworld.experiments.training import LoopConfig
 from colaworld.models.flow import FlowConfig
 from colaworld.models.stdit3 import XL_2
 from colaworld.models.wan import WAN_1_3B
@@ -21,6 +22,7 @@ PAPER = {
     "joint": _papers(steps=52_000),
     "adapter": _papers(steps=4_500),  # not stated in the paper
     "adapter_snap": True,
+    "loop": LoopConfig(mixed_precision="bf16", gradient_checkpointing=True, accumulate=2),
 }
 """Flags of the paper's recipe: 8K steps of warm-up, 52K joint, codes for actions, nothing learned from imagined frames
 or through the adapter.
@@ -53,6 +55,7 @@ BASE: dict[str, Any] = {
     "forward_dynamics": {"width": 512, "depth": 6, "heads": 8},
     "adapter": {"context_frames": 2, "hidden": 512, "depth": 3},
     "flags": {
+        "loop": LoopConfig(mixed_precision="bf16"),
         "codec": StageConfig(steps=20_000, batch_size=64, learning_rate=1e-3, learning_rate_warmup=500, shift=8),
         "pretrain": StageConfig(
             steps=40_000, batch_size=64, learning_rate=3e-4, learning_rate_warmup=1000, shift=8

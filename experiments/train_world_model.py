@@ -6,11 +6,14 @@
     python experiments/train_world_model.py --data my.hdf5     # your own recordings (experiments/collect.py)
     python experiments/train_world_model.py --from-scratch --data demo.hdf5 lerobot/ --source.camera image
     python experiments/train_world_model.py --from-scratch --data videos/ --stages codec pretrain    # needs no actions
+    python experiments/train_world_model.py --preset opensora --print-plan --device-name h100 --device-count 8
 
 Kill it at any moment and run the same command: it goes on from its last checkpoint (two minutes old at most).
 """
 
 import json
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -26,16 +29,49 @@ from colaworld.experiments.batch_parts import check_divisible
 from colaworld.experiments.batches import fixed_batch
 from colaworld.experiments.cli import main
 from colaworld.experiments.evaluation import Evaluation, summary, write_evaluation
+from colaworld.experiments.devices import DeviceName, device_named
 from colaworld.experiments.held_out import long_enough
 from colaworld.experiments.presets import PRESETS, build
 from colaworld.experiments.recipes import LATENT_ACTION_STAGES, RECIPES, RecipeName, StageName
 from colaworld.experiments.run_folder import read_progress
-from colaworld.experiments.train_config import TrainConfig, check_guard, check_same_run, remember_run
+from colaworld.experiments.run_plan import plan_text, run_plan
+from colaworld.experiments.train_config import (
+    TrainConfig,
+    check_guard,
+    check_same_run,
+    named_preset,
+    preset_defaults,
+    remember_run,
+)
 from colaworld.experiments.training import Data, make_accelerator, train_stage
 from colaworld.experiments.turn_start import Labels, prepare
 
 
-def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")]) -> None:
+def command(defaults: TrainConfig) -> Callable[..., None]:
+    """The script's function, whose flags are ``defaults`` where nothing else is said: a preset has its own."""
+
+    def run(
+        config: Annotated[TrainConfig, tyro.conf.arg(name="")] = defaults,
+        print_plan: bool = False,
+        device_name: DeviceName = "cpu",
+        device_count: int = 1,
+    ) -> None:
+        """Train, then evaluate on held-out clips.
+
+        Args:
+            print_plan: print parameters, memory, operations a step and time, and start nothing.
+            device_name: of the plan: on which device; cpu is measured.
+            device_count: of the plan: on how many of them.
+        """
+        if print_plan:
+            print(plan_text(run_plan(config), device_named(device_name), device_count))
+        else:
+            train(config)
+
+    return run
+
+
+def train(config: TrainConfig) -> None:
     """Train, then evaluate on held-out clips."""
     sources = config.data or (starter_path(),)
     train_clips = ClipDataset(sources, length=config.clip, split="train", options=config.source)
@@ -194,4 +230,4 @@ def public_config(part: ConfigMixin) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    main(train)
+    main(command(preset_defaults(named_preset(sys.argv[1:]))))

@@ -56,6 +56,16 @@ class TemporalCache:
         )
 
 
+def check_positions(positions: Tensor, most: int) -> None:
+    """ValueError where a place in the clip ``positions (F,)`` is none of a model's ``most`` frames. Compiled code and
+    the meta device, which has no numbers, are not asked.
+    """
+    if torch.compiler.is_compiling() or positions.is_meta:
+        return
+    if int(positions.max()) >= most:
+        raise ValueError(f"frame {int(positions.max())} of a clip, but the model was made for {most} frames")
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with normalised queries and keys; ``past`` is prepended to keys and values, or they are
     written into it where it is ``Slots``.

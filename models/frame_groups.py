@@ -82,9 +82,10 @@ class FrameGroups:
         if lengths[1:] != usual:
             raise ValueError(f"{actions.shape[1] + 1} frames lie in latents of {lengths}, not of {lengths[:1] + usual}")
         batch, _, width = actions.shape
-        grouped = actions.new_zeros(batch, len(usual), self.size, width)
-        grouped[:, self.given(len(lengths)).to(actions.device)] = actions[:, lengths[0] - 1 :]
-        return rearrange(grouped, "b k size d -> b k (size d)")
+        places = self.given(len(lengths)).flatten().nonzero()[:, 0].to(actions.device)
+        empty = actions.new_zeros(batch, len(usual) * self.size, width)
+        grouped = empty.index_copy(1, places, actions[:, lengths[0] - 1 :])
+        return rearrange(grouped, "b (k size) d -> b k (size d)", size=self.size)
 
     def _usual(self, number: int) -> int:
         """Frames in latent ``number`` where every chunk is whole, or the clip goes on."""

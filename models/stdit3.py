@@ -27,7 +27,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from colaworld.models.backbones import OPENSORA, CausalFrames
-from colaworld.models.blocks import TemporalCache
+from colaworld.models.blocks import TemporalCache, check_positions
 from colaworld.models.opensora_weights import is_published
 from colaworld.models.stdit3_blocks import (
     CaptionEmbedder,
@@ -142,10 +142,7 @@ class STDiT3(CausalFrames, ModelMixin, ConfigMixin):
         """As ``Backbone.forward``. ``caption (B, L, caption_channels)``: T5's features, for ``text`` alone (None: the
         caption that says nothing).
         """
-        if not torch.compiler.is_compiling() and int(positions.max()) >= self.config.max_frames:
-            raise ValueError(
-                f"frame {int(positions.max())} of a clip, but the model was made for {self.config.max_frames} frames"
-            )
+        check_positions(positions, self.config.max_frames)
         if caption is not None and self.y_embedder is None:
             raise ValueError("a caption needs text=True; the text layers were dropped")
         batch, patch = len(latents), self.config.patch

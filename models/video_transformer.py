@@ -20,7 +20,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
-from colaworld.models.blocks import Block, TemporalCache
+from colaworld.models.blocks import Block, TemporalCache, check_positions
 
 TIME_SCALE = 1000.0  # flow time in [0, 1] to the range that sinusoidal timestep features are made for
 
@@ -90,10 +90,7 @@ class VideoTransformer(ModelMixin, ConfigMixin):
         ``positions (F,)`` is each frame's place in the clip; ``mask (F, cached + F)`` bool says which frames each may
         see (None: all).
         """
-        if not torch.compiler.is_compiling() and int(positions.max()) >= self.config.max_frames:
-            raise ValueError(
-                f"frame {int(positions.max())} of a clip, but the model was made for {self.config.max_frames} frames"
-            )
+        check_positions(positions, self.config.max_frames)
         patch = self.config.patch
         x = self.embed(rearrange(latents, "b f c (i p) (j q) -> b f (i j) (c p q)", p=patch, q=patch))
         x = x + self.patch_position + self.frame_position[positions][:, None]

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from colaworld.models.backbones import DIFFUSERS, CausalFrames
-from colaworld.models.blocks import Slots, TemporalCache
+from colaworld.models.blocks import Slots, TemporalCache, check_positions
 from colaworld.models.wan_weights import PUBLISHED, checked, is_text, sizes
 
 WAN_1_3B = {"width": 1536, "depth": 30, "heads": 12, "mlp_ratio": 8960 / 1536}
@@ -204,10 +204,7 @@ class WanBackbone(CausalFrames, ModelMixin, ConfigMixin):
         """As ``Backbone.forward``. ``caption (B, L, text_dim)``: UMT5's features, for ``text`` alone (None: none, which
         is padding throughout; the empty prompt that Wan knows has one token more).
         """
-        if not torch.compiler.is_compiling() and int(positions.max()) >= self.config.max_frames:
-            raise ValueError(
-                f"frame {int(positions.max())} of a clip, but the model was made for {self.config.max_frames} frames"
-            )
+        check_positions(positions, self.config.max_frames)
         if caption is not None and not self.config.text:
             raise ValueError("a caption needs text=True; the text layers were dropped")
         batch, frames = latents.shape[:2]

@@ -1,0 +1,133 @@
+"""A run's plan against what the run really does; the large presets on the meta device."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import tyro
+
+from colaworld.experiments.batches import Batch
+from colaworld.experiments.budget import step_flops
+from colaworld.experiments.devices import Device, device_named
+from colaworld.experiments.presets import PRESETS, build
+from colaworld.experiments.recipes import RECIPES
+from colaworld.experiments.run_plan import StagePlan, plan_text, run_plan
+from colaworld.experiments.stage_config import StageConfig
+from colaworld.experiments.stages import StageModel
+from colaworld.experiments.train_config import TrainConfig, preset_defaults
+from colaworld.experiments.train_world_model import command
+from colaworld.experiments.training import LoopConfig
+
+STAGE = StageConfig(steps=4, batch_size=2, shift=0)
+SLOW = Device(name="a100", bf16=100.0, float32=10.0, memory=1.5, utilisation=0.5)
+
+
+def config_of(preset: str, **others) -> TrainConfig:
+    trained = {"from_scratch": True} if PRESETS[preset].trains_codec else {}
+    stages = {name: STAGE for name in ("codec", "pretrain", "warmup", "joint", "adapter")}
+    return TrainConfig(**{"preset": preset, "clip": 10, "adapter_kind": "nearest", **trained, **stages, **others})
+
+
+def real_flops(preset: str, stage: str, imagined: float, recipe: str) -> int:
+    """Of one step on two clips, as a run counts them."""
+    torch.manual_seed(0)
+    sizes = {"frame_skip": 5, "action_dim": 7, "render_profile": "lite", "clip": 10}
+    system = build(PRESETS[preset], height=32, width=32, recipe=recipe, **sizes)
+    batch = Batch(
+        torch.randint(256, (2, 10, 3, 32, 32), dtype=torch.uint8), torch.randn(2, 9, 5, 7), torch.randn(2, 10, 3)
+    )
+    model = StageModel(system, RECIPES[recipe].turn(stage), replace(STAGE, imagined=imagined))
+    return step_flops(model, lambda copy: copy(batch, 3, torch.Generator().manual_seed(0))[0])
+
+
+@pytest.mark.parametrize("preset", ["nano", "nano_opensora", "nano_wan"])
+@pytest.mark.parametrize("imagined", [0.0, 1.0])
+def test_a_step_is_planned_with_the_operations_it_takes(preset, imagined):
+    config = config_of(preset, joint=replace(STAGE, imagined=imagined), adapter=replace(STAGE, imagined=imagined))
+    for stage in run_plan(config).stages:
+        asked = imagined if stage.stage in ("joint", "adapter") else 0.0
+        real = real_flops(preset, stage.stage, asked, "cola")
+        # Codes are found by a few products of small matrices; with an adapter a clip is compressed twice.
+        assert stage.flops == pytest.approx(real, rel=0.1 if stage.stage == "adapter" else 0.005), stage.stage
+
+
+@pytest.mark.parametrize("recipe", ["two_stage", "real_actions", "no_grad_to_world"])
+def test_every_recipe_is_planned(recipe):
+    for stage in run_plan(config_of("nano", recipe=recipe, stages=RECIPES[recipe].stages[2:])).stages:
+        assert stage.flops == pytest.approx(real_flops("nano", stage.stage, 0.0, recipe), rel=0.03), stage.stage
+
+
+def test_steps_on_imagined_frames_weigh_by_their_share():
+    plain, mixed, whole = (
+        run_plan(config_of("nano", joint=replace(STAGE, imagined=share), stages=("joint",))).stages[0]
+        for share in (0.0, 0.25, 1.0)
+    )
+    assert mixed.flops == pytest.approx(0.75 * plain.flops + 0.25 * whole.flops)
+    assert plain.flops < whole.flops
+
+
+def test_gradient_checkpointing_computes_more_and_keeps_less():
+    plain, saving = (
+        run_plan(config_of("tiny", loop=LoopConfig(gradient_checkpointing=on), stages=("pretrain",))).stages[0]
+        for on in (False, True)
+    )
+    assert 1.2 * plain.flops < saving.flops < 1.4 * plain.flops
+    assert saving.activations < 0.5 * plain.activations
+
+
+def test_memory_and_time_of_a_stage():
+    stage = StagePlan(stage="joint", steps=10, batch_size=4, flops=1e3, trained=100, activations=1000)
+    memory = stage.memory(weights=150, clips=2, precision="no")
+    assert memory == {"weights": 600, "gradients": 400, "optimiser": 800, "averages": 400, "activations": 2000}
+    assert stage.memory(weights=150, clips=2, precision="bf16")["activations"] == 1000
+    assert stage.seconds(SLOW, 2, "bf16") == 10 * 1e3 / (2 * 50) and stage.seconds(SLOW, 1, "no") == 10 * 1e3 / 5
+
+
+def test_the_plan_as_people_read_it():
+    plan = run_plan(config_of("nano"))
+    plan = replace(plan, stages=tuple(replace(stage, activations=2**30) for stage in plan.stages))
+    text = plan_text(plan, SLOW, 1)
+    for name, number in plan.parameters.items():
+        assert f"{name:<20}{number / 1e6:>16.2f}" in text
+    assert "peak 1e-11 TFLOP/s in float32 (the maker's figure, dense), of which 50% are assumed" in text
+    assert text.count("more than it has") == 5 and "more than it has" not in plan_text(plan, SLOW, 2)
+    hours = [float(line.split()[4]) for line in text.splitlines() if line.split()[:1] in (["warmup"], ["joint"])]
+    expected = [stage.seconds(SLOW, 1, "no") / 3600 for stage in plan.stages if stage.stage in ("warmup", "joint")]
+    assert hours == pytest.approx(expected, rel=0.01)
+    with pytest.raises(ValueError, match="--device-count must be 1 or more, got 0"):
+        plan_text(plan, SLOW, 0)
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("base", 0.2e9), ("opensora", 1.4e9), ("wan", 1.3e9)])
+def test_the_large_presets_are_planned_without_their_memory(name, parameters):
+    plan = run_plan(replace(preset_defaults(name), stages=("warmup",), clip=10))
+    assert sum(plan.parameters.values()) > parameters and plan.stages[0].flops > 1e13
+
+
+def test_devices():
+    cpu = device_named("cpu")
+    assert cpu.measured and cpu.float32 > 1e8 and cpu.bf16 > 0.0
+    assert device_named("h100").rate("bf16") == 0.4 * 989e12 and device_named("a100").rate("no") == 0.4 * 19.5e12
+    with pytest.raises(ValueError, match="--device-name must be one of cpu, .*b200, got 'abacus'"):
+        device_named("abacus")
+
+
+def test_a_plan_starts_nothing(tmp_path, capsys):
+    arguments = ["--preset", "nano", "--from-scratch", "--out", str(tmp_path / "run"), "--print-plan"]
+    tyro.cli(command(preset_defaults("nano")), args=arguments)
+    assert "plan of preset nano" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
+def test_flags_are_the_presets_where_nothing_else_is_said(monkeypatch):
+    seen = []
+    monkeypatch.setattr("colaworld.experiments.train_world_model.train", seen.append)
+    for preset, arguments in (
+        ("tiny", ["--joint.steps", "7", "--trackers"]),
+        ("opensora", ["--preset", "opensora", "--joint.steps", "7"]),
+    ):
+        tyro.cli(command(preset_defaults(preset)), args=arguments)
+    tiny, opensora = seen
+    assert tiny == replace(TrainConfig(), joint=replace(TrainConfig().joint, steps=7), trackers=())
+    papers = preset_defaults("opensora")
+    assert opensora == replace(papers, joint=replace(papers.joint, steps=7)) and opensora.clip == 14
