@@ -101,7 +101,7 @@ class TrainConfig:
             flag = "--from-scratch" if self.from_scratch else "--stages codec"
             raise ValueError(
                 f"{flag}: the codec of preset {self.preset!r} is not trained here, it comes with its published "
-                "weights; give --init a system that holds them"
+                "weights; give --init a system that holds them (experiments/published_system.py)"
             )
         unknown = [stage for stage in self.stages if stage not in RECIPES[self.recipe].stages]
         if unknown:

@@ -163,6 +163,12 @@ def finished_stages(config: TrainConfig) -> tuple[StageName, ...]:
 
 def starting_system(config: TrainConfig, clips: ClipDataset) -> ColaSystem:
     """A fresh system with whatever is already trained put in: the run's own parts, or those of ``--init``."""
+    begun = (config.out / "system" / "system.json").is_file()
+    if config.init is None and not begun and not PRESETS[config.preset].trains_codec:
+        raise ValueError(
+            f"--init is missing: preset {config.preset!r} starts from published weights, which "
+            "experiments/published_system.py makes a system of"
+        )
     fresh = build(
         PRESETS[config.preset],
         height=clips.height,
