@@ -14,7 +14,7 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from colaworld.models.quantisers import Residual, SideBySide, fsq_levels, logit_scale, look_up, make_quantiser

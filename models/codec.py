@@ -9,6 +9,8 @@ Shapes: frames ``(..., 3, height, width)`` in [-1, 1] (or uint8), latents ``(...
 8``.
 """
 
+from collections.abc import Callable
+
 import torch
 from diffusers import AutoencoderKL
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -18,6 +20,9 @@ from einops import rearrange
 from torch import Tensor
 
 from colaworld.models.share import Chance, draw
+
+PIXELS_AT_ONCE = 64 * 64 * 64
+"""Of the frames that a CPU encodes or decodes at once."""
 
 
 def to_signed(frames: Tensor) -> Tensor:
@@ -91,15 +96,26 @@ class FrameCodec(ModelMixin, ConfigMixin):
         """
         mean, std = self._scale()
         batch = frames.shape[:-3]
-        latents = (self._posterior(frames.reshape(-1, *frames.shape[-3:])).mode() - mean) / std
-        return latents.reshape(*batch, *latents.shape[1:])
+        latents = self._in_parts(lambda part: self._posterior(part).mode(), frames.reshape(-1, *frames.shape[-3:]))
+        return ((latents - mean) / std).reshape(*batch, *latents.shape[1:])
 
     def decode(self, latents: Tensor) -> Tensor:
         """Standardised latents ``(..., C, h, w)`` -> frames float in [-1, 1] ``(..., 3, height, width)``."""
         mean, std = self._scale()
         batch = latents.shape[:-3]
-        frames = self._pixels(latents.reshape(-1, *latents.shape[-3:]) * std + mean).clamp(-1.0, 1.0)
+        frames = self._in_parts(self._pixels, latents.reshape(-1, *latents.shape[-3:]) * std + mean).clamp(-1.0, 1.0)
         return frames.reshape(*batch, *frames.shape[1:])
+
+    def _in_parts(self, network: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
+        """``network`` of ``frames (N, ...)``; on a CPU so many at a time that its layers' outputs stay in memory that
+        is used again. Larger ones are given back to the system and fetched anew, layer by layer: four times as slow.
+        """
+        count = len(frames)
+        if frames.device.type == "cpu":
+            count = max(1, PIXELS_AT_ONCE // (self.config.height * self.config.width))
+        if len(frames) <= count:
+            return network(frames)
+        return torch.cat([network(part) for part in frames.split(count)])
 
     def forward(self, clips: Tensor, generator: Chance | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Training loss on clips uint8 ``(B, T, 3, height, width)``: weighted L1 + MSE, and a small KL term.

@@ -33,6 +33,8 @@ from colaworld.models.imagination import Imagination, Imagined, NextAction
 from colaworld.models.static_cache import StaticCache, visible
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+GRAPHS = 64
+"""At most so many compiled versions of a pass in one process."""
 ACTIVATIONS = 4
 """Numbers alive at once in a block, as a multiple of its widest layer's output; measured nowhere, halving mends it."""
 
@@ -227,6 +229,8 @@ class Engine(Imagination):
 
     def _compiled(self) -> Callable[..., Tensor]:
         on_gpu = self.video.device.type == "cuda"
+        # Two graphs for each batch size and dtype, of all engines of a process: shapes are few, but above Dynamo's 8.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
         return torch.compile(
             self._velocity, dynamic=False, fullgraph=True, mode="reduce-overhead" if on_gpu else "default"
         )

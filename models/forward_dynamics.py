@@ -1,4 +1,4 @@
-"""Forward dynamics model: the previous frame and a latent action to the next frame. Only the two-stage baseline has one.
+"""Forward dynamics model: the previous frame and a latent action to the next frame. Two-stage training alone has one.
 
 Two-stage training (LAPA, Genie and others) learns the latent action model first, with this small decoder in the place
 of a video world model. Paper: a spatial transformer of 12 layers over the previous frame's patches and the action

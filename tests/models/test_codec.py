@@ -27,6 +27,17 @@ def test_frames_are_coded_one_by_one(codec):
     torch.testing.assert_close(codec.encode(batch)[3:4], codec.encode(batch[3:4]), rtol=1e-4, atol=1e-5)
 
 
+def test_many_frames_are_coded_a_few_at_a_time(codec, monkeypatch):
+    frames, latents = torch.randn(7, 3, codec.config.height, codec.config.width), torch.randn(7, *codec.latent_shape)
+    together = codec.encode(frames), codec.decode(latents)
+    counts = []
+    whole = codec.autoencoder.decode
+    monkeypatch.setattr(codec.autoencoder, "decode", lambda part: counts.append(len(part)) or whole(part))
+    monkeypatch.setattr("colaworld.models.codec.PIXELS_AT_ONCE", 3 * codec.config.height * codec.config.width)
+    torch.testing.assert_close((codec.encode(frames), codec.decode(latents)), together)
+    assert counts == [3, 3, 1]
+
+
 def test_standardised_latents_have_unit_scale_and_decode_to_the_same_picture(codec):
     batch = frames(64)
     before = codec.decode(codec.encode(batch))

@@ -197,6 +197,23 @@ def test_a_pass_is_one_graph(conditioner, monkeypatch):
     torch._dynamo.reset()
 
 
+def test_more_batch_sizes_than_the_compilers_usual_limit_are_compiled(conditioner, monkeypatch):
+    compiled = torch.compile
+
+    def asis(graph, inputs):
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda function, mode, **asked: compiled(function, backend=asis, **asked))
+    torch._dynamo.reset()
+    video = VideoTransformer(**LATENT, width=16, depth=1, heads=2, max_frames=12).eval()
+    with torch._dynamo.config.patch(recompile_limit=3):
+        engine = Engine(video, conditioner, FlowConfig(), SamplerConfig(steps=1), EngineConfig(compile=True))
+        start = engine.start(draw(1, 2, 3, 4, 4), draw(1, 1, 6))
+        for batch in (1, 2, 4):  # two graphs each, with and without a frame to remember
+            engine.roll_out(start.expand(batch), given(draw(batch, 2, 6)), 2)
+    torch._dynamo.reset()
+
+
 def test_memory_limits_become_numbers_of_candidates(video, conditioner):
     def limit(horizon: int = 4, **options) -> int | None:
         return Engine(video, conditioner, FlowConfig(), config=EngineConfig(**options)).limit(horizon)
