@@ -1,8 +1,8 @@
 """How well a cost ranks plans: its rank correlation with what the plans really come to. No planner is better than that.
 
-    python experiments/make_manifest.py --name dev --folder runs --categories reach push --first-seed 2000000
+    python experiments/cost_correlation.py --manifest libero_goals_dev_v1 --goal-models adapters/weights/tiny/goal_models
     python experiments/train_goal_models.py --run runs/train
-    python experiments/cost_correlation.py --manifest runs/dev.json --run runs/train \
+    python experiments/cost_correlation.py --manifest libero_goals_dev_v1 --run runs/train \
         --goal-models runs/train/goal_models
 
 For goal instances of development (never those that results are reported on), plans are sampled and really executed.
