@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.utils import PushToHubMixin
 from safetensors import SafetensorError
 
 from colaworld.adapters.action_adapter import ActionAdapter
+from colaworld.adapters.hub import PREFIX, located
 from colaworld.models.action_conditioner import ActionConditioner
 from colaworld.models.action_head import ActionHead
 from colaworld.models.backbones import BACKBONES, Backbone
@@ -73,9 +75,12 @@ class SystemInfo:
 
 
 @dataclass(kw_only=True)
-class ColaSystem:
+class ColaSystem(PushToHubMixin):
     """The parts, on one device. ``adapter`` is None until it is trained; the action parts are None in an action-free
     system, ``inverse_dynamics`` in one of real actions. ``forward_dynamics`` and ``action_head`` only help in training.
+
+    ``push_to_hub("OWNER/NAME")`` is diffusers' own and uploads the bare folder under diffusers' card; with a card that
+    says what the system is, experiments/publish.py does.
     """
 
     info: SystemInfo
@@ -98,6 +103,26 @@ class ColaSystem:
     def parts(self) -> dict[str, torch.nn.Module]:
         """The parts that are there, by name."""
         return {name: part for name in PARTS if (part := getattr(self, name)) is not None}
+
+    def save_pretrained(
+        self, save_directory: str | Path, *, safe_serialization: bool = True, variant: str | None = None
+    ) -> None:
+        """`save_system` under diffusers' name. ValueError when the folder holds something else than a system, or for
+        anything but plain safetensors.
+        """
+        path = Path(save_directory)
+        if not safe_serialization or variant is not None:
+            raise ValueError("systems are saved as safetensors without variants")
+        if path.is_dir() and any(path.iterdir()) and not (path / "system.json").is_file():
+            raise ValueError(f"{path} exists and holds something else than a system")
+        save_system(self, path)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *, device: str | torch.device = "cpu") -> "ColaSystem":
+        """`load_system` under diffusers' name; a name without a folder of that name is looked for on the hub."""
+        if not str(source).startswith(PREFIX) and not Path(source).exists():
+            source = f"{PREFIX}{source}"
+        return load_system(source, device=device)
 
 
 def weights_path(preset: str, name: str = "cola") -> Path:
@@ -125,6 +150,11 @@ def save_system(
             torch.nn.Module.to(deepcopy(part), dtype).save_pretrained(partial / name, safe_serialization=True)
     text = {"format": FORMAT, "parts": places, **asdict(system.info)}
     (partial / "system.json").write_text(json.dumps(text, indent=2) + "\n")
+    take_place(partial, path)
+
+
+def take_place(partial: Path, path: Path) -> None:
+    """The finished folder ``partial`` becomes ``path``, in place of what was there."""
     if path.exists():
         old = path.with_name(f".{path.name}.old-{os.getpid()}")
         os.replace(path, old)
@@ -135,12 +165,12 @@ def save_system(
 
 
 def load_system(path: str | Path, *, device: str | torch.device = "cpu") -> ColaSystem:
-    """Read a folder of ``save_system``, in float32 and evaluation mode.
+    """Read a folder of ``save_system``, that of a run, or ``hub:OWNER/NAME``, in float32 and evaluation mode.
 
     FileNotFoundError when the folder or a part is missing; ValueError naming file and field when one is damaged or of
     another format.
     """
-    path = Path(path)
+    path = located(path)
     described = path / "system.json"
     if not described.is_file():
         raise FileNotFoundError(f"no system at {path}: {described.name} is missing")
@@ -164,6 +194,7 @@ def _load_part(name: str, path: Path, device: str | torch.device) -> torch.nn.Mo
         if not needed.is_file():
             raise FileNotFoundError(f"the {name} of the system is missing: no file {needed}")
     kind = _class_of(name, path / "config.json")
+    _check_shards(path / f"{WEIGHTS}.index.json")
     try:
         part, loading = kind.from_pretrained(
             path,
@@ -179,6 +210,19 @@ def _load_part(name: str, path: Path, device: str | torch.device) -> torch.nn.Mo
         if loading[problem]:  # diffusers would only warn and leave such weights as they were drawn
             raise ValueError(f"{weights}: {problem.replace('_', ' ')}, the first of them {min(loading[problem])!r}")
     return part.to(device).eval()
+
+
+def _check_shards(index: Path) -> None:
+    """Nothing but safetensors is read, whatever a list of shards says."""
+    if not index.is_file():
+        return
+    try:
+        named = set(json.loads(index.read_text())["weight_map"].values())
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{index}: is not a list of shards ({error})") from error
+    for file in named:
+        if not isinstance(file, str) or Path(file).name != file or Path(file).suffix != ".safetensors":
+            raise ValueError(f"{index}: field 'weight_map' names {file!r}, expected safetensors beside it")
 
 
 def _class_of(name: str, config: Path) -> type:

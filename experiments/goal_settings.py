@@ -72,7 +72,7 @@ class EvalConfig:
     simulator_workers: int = 2
     """Processes that each --world simulator rolls candidates out in."""
     run: Path | None = None
-    """Folder of a training run or of a trained system; the weights that ship when not given."""
+    """Folder of a training run or of a trained system, or hub:OWNER/NAME; the weights that ship when not given."""
     preset: str = "tiny"
     """Which of the presets' shipped weights; not used with --run."""
     manifest: str | None = None
@@ -241,6 +241,9 @@ class EvalConfig:
         apart = simulated and self.objective not in ("pixel", "state") and not is_spec(self.objective)
         if apart or not simulated and self.objective == "state":
             raise ValueError(f"--world {self.world} has no --objective {self.objective}")
+        for name, weight in self.weights().items():
+            if not math.isfinite(weight):
+                raise ValueError(f"--{name}-weight must be finite, got {weight}")
         if self.objective == "sum" and not any(self.weights().values()):
             raise ValueError("--objective sum needs a weight that is not 0: --pixel-weight, --progress-weight, ...")
         if not is_spec(self.planner):

@@ -81,10 +81,12 @@ def load_world(
 
 def goal_models_beside(run: Path) -> Path:
     """Where the goal models of a run's folder, or of a system's, lie: not inside the system, which is replaced as a
-    whole whenever it is saved again.
+    whole whenever it is saved again. Of ``hub:OWNER/NAME`` they were fetched with the system.
     """
     from colaworld.adapters.goal_models import FOLDER
+    from colaworld.adapters.hub import PREFIX, located
 
+    run = located(run) if str(run).startswith(PREFIX) else run
     return (run.parent if (run / "system.json").is_file() else run) / FOLDER
 
 
@@ -98,9 +100,10 @@ def usual_goal_models(run: Path | None, preset: str) -> Path | None:
 
 
 def system_folder(path: Path) -> Path:
-    """``path`` itself, or the system inside when it is the folder of a training run."""
-    inside = path / "system"
-    return inside if (inside / "system.json").is_file() else path
+    """``path`` itself, the system inside when it is the folder of a training run, or a copy of ``hub:OWNER/NAME``."""
+    from colaworld.adapters.hub import located
+
+    return located(path)
 
 
 def system_hash(path: Path) -> str:
