@@ -53,7 +53,7 @@ def measure_budgets(
     wanted = {name: {row: row_of(path, row) for row in settings[name].rows} for name, path in played.items()}
     floors = [{"row": row, **found} for row, found in wanted.pop("floor").items()]
     rows = [{"budget": name, **found["planner"]} for name, found in wanted.items()]
-    plot = config.out / PLOT
+    plot = (config.json.parent if config.json else config.out) / PLOT
     draw(rows, floors, plot)
     return {
         "planner": "cem",

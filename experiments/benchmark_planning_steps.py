@@ -48,7 +48,8 @@ def fewer_steps(config: BenchmarkConfig, scene: Scene, rung: str, world: ColaWor
 @torch.no_grad()
 def held_out_errors(config: BenchmarkConfig, scene: Scene, counts: list[int]) -> dict[int, dict[str, float]]:
     """By sampling steps: mean squared error of the latents imagined through the adapter, over that of copying the last
-    context frame, with a bootstrap interval over clips.
+    context frame, with a bootstrap interval over clips. Without guidance, as evaluations plan: it sharpens what a plan
+    is to do and takes the picture away from what was recorded.
     """
     length = CONTEXT_FRAMES + max(HORIZONS)
     clips = ClipDataset(config.data or (starter_path(),), length=length, split="validation")
@@ -59,7 +60,7 @@ def held_out_errors(config: BenchmarkConfig, scene: Scene, counts: list[int]) ->
     copied = (context[:, -1:] - future).square().mean()
     errors = {}
     for steps in counts:
-        world = ColaWorld(scene.system, replace(config.sampler(), steps=steps))
+        world = ColaWorld(scene.system, replace(config.sampler(), steps=steps, guidance=1.0))
         state = world.imagination.start(context, world.latent_actions(actions[:, :known], context))
         chance = torch.Generator().manual_seed(0)
         imagined = world.imagination.roll_out(state, world.adapted(actions[:, known:]), future.shape[1], chance)

@@ -36,7 +36,7 @@ def engine_table(found: Mapping[str, Any]) -> list[str]:
         lines.append(f"together, any type ({reduced['rung']}): {_interval(reduced)} times")
     lines.append(f"against all candidates at once without a cache: {_interval(found['over_batch_no_cache'])} times")
     fewer = found["fewer_steps"]
-    error = f"error / copying ({fewer['clips']} clips)" if fewer["clips"] else "error (random weights)"
+    error = f"error / copying, no guidance ({fewer['clips']} clips)" if fewer["clips"] else "error (random weights)"
     rows = [
         (
             str(row["steps"]),

@@ -1,9 +1,8 @@
 """How well a cost ranks plans: its rank correlation with what the plans really come to. No planner is better than that.
 
-    python experiments/cost_correlation.py --manifest libero_goals_dev_v1 --goal-models adapters/weights/tiny/goal_models
+    python experiments/cost_correlation.py --manifest libero_goals_dev_v1
     python experiments/train_goal_models.py --run runs/train
-    python experiments/cost_correlation.py --manifest libero_goals_dev_v1 --run runs/train \
-        --goal-models runs/train/goal_models
+    python experiments/cost_correlation.py --manifest libero_goals_dev_v1 --run runs/train
 
 For goal instances of development (never those that results are reported on), plans are sampled and really executed.
 Every cost is asked twice: of the future that the world imagines, and of the one that happened, which is a perfect
@@ -38,7 +37,7 @@ from colaworld.experiments.goal_costs import Costs, Pictures, learned_costs, unl
 from colaworld.experiments.goal_settings import LiberoPrior
 from colaworld.experiments.goal_tasks import GoalInstance, GoalTasks, choose
 from colaworld.experiments.plan_outcomes import LiberoSimulation, Played, Simulation, Situation, draw_plans
-from colaworld.experiments.planning_world import LoadedWorld, load_world
+from colaworld.experiments.planning_world import LoadedWorld, load_world, usual_goal_models
 from colaworld.experiments.provenance import file_hash
 from colaworld.planning.protocols import World
 
@@ -57,7 +56,8 @@ class CorrelationConfig:
     preset: str = "tiny"
     """Which of the presets' shipped weights; not used with --run."""
     goal_models: Path | None = None
-    """Folder of train_goal_models.py; without it only the costs that need no learning."""
+    """Folder of train_goal_models.py; those beside --run, or that ship, when not given. Without any only the costs that
+    need no learning."""
     categories: tuple[str, ...] = ()
     """Only these task categories; all when not given."""
     instances: tuple[int, ...] = ()
@@ -213,9 +213,10 @@ def cost_correlation(config: Annotated[CorrelationConfig, tyro.conf.OmitArgPrefi
     tasks, codec = LiberoGoalTasks(manifest), loaded.world.system.codec
     categories = sorted({instance.category for instance in tasks.instances})
     plain = unlearned_costs(last=config.last, blur=config.blur)
-    models = load_goal_models(config.goal_models, codec) if config.goal_models else GoalModels(about={})
+    folder = config.goal_models or usual_goal_models(config.run, config.preset)
+    models = load_goal_models(folder, codec) if folder else GoalModels(about={})
     costs_of = {each: plain | learned_costs(models, each, last=config.last) for each in categories}
-    learned = file_hash(config.goal_models) if config.goal_models else None
+    learned = file_hash(folder) if folder else None
     settings = {**tasks.identity, "checkpoint": loaded.checkpoint, "goal_models": learned}
     simulation = LiberoSimulation(manifest, workers=config.workers)
     try:

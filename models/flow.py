@@ -7,6 +7,7 @@ start from the last frame itself (std 0) and take one step: the mean future.
 Shapes: latents ``(B, N, C, h, w)``, time ``(B, N)``.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -58,8 +59,10 @@ class SamplerConfig:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps must be 1 or more, got {self.steps}")
-        if self.std < 0.0:
-            raise ValueError(f"std must not be negative, got {self.std}")
+        if not 0.0 <= self.std < math.inf:
+            raise ValueError(f"std must be 0 or more and finite, got {self.std}")
+        if not math.isfinite(self.guidance):
+            raise ValueError(f"guidance must be finite, got {self.guidance}")
 
 
 def source_latents(config: FlowConfig, last: Tensor, noise: Tensor, std: Tensor | float) -> Tensor:

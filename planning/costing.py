@@ -31,12 +31,27 @@ def evaluate(cost: CostFn, actions: Tensor, max_batch: int | None, *, gradients:
             costs, slope = differentiated(cost, chunk)
             slopes.append(slope)
         else:
-            costs = check_costs(cost(chunk), len(chunk))
+            costs = costed(cost, chunk)
         pieces.append(costs.to(device=actions.device, dtype=torch.float32))
     if gradients:
         actions.grad = torch.cat(slopes)
     costs = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
     return costs.nan_to_num(nan=math.inf, posinf=math.inf, neginf=math.inf)
+
+
+def costed(cost: CostFn, actions: Tensor) -> Tensor:
+    """Costs ``(S,)`` of ``actions (S, H, A)``, in halves when the device's memory runs out, down to single
+    candidates.
+    """
+    costs = None
+    try:
+        costs = check_costs(cost(actions), len(actions))
+    except torch.OutOfMemoryError:
+        if len(actions) == 1:
+            raise
+    if costs is None:  # outside of the handler, which holds on to what did not fit
+        costs = torch.cat([costed(cost, half) for half in actions.chunk(2)])
+    return costs
 
 
 def differentiated(cost: CostFn, actions: Tensor) -> tuple[Tensor, Tensor]:

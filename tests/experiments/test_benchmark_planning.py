@@ -158,7 +158,8 @@ def results(seconds: float, **about) -> dict:
         "machine": {"device": "a CPU", "threads": 2},
         "breakdown": {
             "samples": 64, "iterations": 2, "horizon": 6, "variants": [
-                {"variant": "pixel", "seconds": seconds}, {"variant": "latent", "seconds": 0.1}
+                {"variant": "pixel", "seconds": seconds, "interval": {"low": seconds - 0.03, "high": seconds + 0.03}},
+                {"variant": "latent", "seconds": 0.1},
             ],
         },
     }  # fmt: skip
@@ -173,6 +174,10 @@ def test_a_target_counts_only_where_it_was_measured() -> None:
 
     assert met(results(1.9))[:3] == [None, True, None]
     assert met(results(2.1))[1] is False  # in pixels, whatever latents take
+    assert met(results(1.98))[1] is None  # within its interval
+    for low, high, expected in ((11, 14, True), (9, 14, None), (7, 9, False)):
+        together = {"estimate": (low + high) / 2, "low": low, "high": high, "rung": "one pass"}
+        assert met({"engine": {"together": together}})[0] is expected
     assert met(results(1.9, machine={"threads": 8}))[1] is None
     assert met(results(1.9, breakdown={"horizon": 4}))[1] is None
     assert met(results(1.9, config={"clock": "cpu"}))[1] is None

@@ -1,5 +1,6 @@
 """Flags: the planner and prior each stands for, and what a run folder is bound to."""
 
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -191,6 +192,7 @@ def test_the_priors_that_flags_stand_for() -> None:
         ({"planner": "codes", "propose": "policy"}, "--propose policy is of real actions"),
         ({"proposal_data": (Path("mine"),)}, "--proposal-data is of --propose nearest"),
         ({"objective": "sum", "pixel_weight": 0.0, "latent_weight": 0.0}, "--objective sum needs a weight"),
+        ({"pixel_weight": math.nan}, "--pixel-weight must be finite, got nan"),
     ],
 )
 def test_flags_that_cannot_be_are_named(flags: dict, message: str) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from colaworld.planning.cem import CEM
+from colaworld.planning.costing import evaluate
 from colaworld.planning.distributions import ActionPrior
 from colaworld.planning.gradient import GradientPlanner
 from colaworld.planning.icem import ICEM
@@ -249,3 +250,23 @@ def test_codes_scatter_by_how_many_are_not_the_commonest() -> None:
     codes = torch.tensor([[[1, 7]], [[1, 7]], [[1, 3]], [[2, 7]]])
     assert scatter(codes) == pytest.approx(0.25)
     assert scatter(codes[:2]) == scatter(torch.ones(3, 2, 2)) == 0
+
+
+def test_when_memory_runs_out_candidates_are_costed_in_halves() -> None:
+    batches = []
+
+    def cost(actions: torch.Tensor) -> torch.Tensor:
+        batches.append(len(actions))
+        if len(actions) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return quadratic(actions)
+
+    actions = torch.randn(10, 3, 2)
+    assert torch.equal(evaluate(cost, actions, None), quadratic(actions))
+    assert batches == [10, 5, 3, 2, 5, 3, 2]
+
+    def hopeless(actions: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        evaluate(hopeless, actions, None)
