@@ -8,6 +8,7 @@ Defaults fit two CPU cores. VP2's own numbers: ``--planner mppi --samples 200 --
 0``.
 """
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -193,7 +194,7 @@ class EvalConfig:
     report_megabytes: float = 60.0
     """Pictures that would make report.html larger are left out of it, those of successes first."""
     live: bool = False
-    """Serve that page on 127.0.0.1 while episodes are played."""
+    """Serve that page on 127.0.0.1 while episodes are played; with --workers or --ray each appears when it is over."""
     live_port: int = 0
     """Where --live serves; 0 takes a free port."""
 
@@ -241,6 +242,9 @@ class EvalConfig:
         apart = simulated and self.objective not in ("pixel", "state") and not is_spec(self.objective)
         if apart or not simulated and self.objective == "state":
             raise ValueError(f"--world {self.world} has no --objective {self.objective}")
+        for name, weight in self.weights().items():
+            if not math.isfinite(weight):
+                raise ValueError(f"--{name}-weight must be finite, got {weight}")
         if self.objective == "sum" and not any(self.weights().values()):
             raise ValueError("--objective sum needs a weight that is not 0: --pixel-weight, --progress-weight, ...")
         if not is_spec(self.planner):
