@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from colaworld.adapters.inverse_adapter import InverseAdapter
-from colaworld.adapters.system import ColaSystem
+from colaworld.adapters.system import ColaSystem, forget_places
 from colaworld.models.codec import FrameCodec
 from colaworld.models.goal_policy import GoalPolicy
 from colaworld.models.goal_progress import GoalProgress
@@ -106,6 +106,7 @@ def save_goal_model(
     if dtype != torch.float32:  # a copy: it may go on being used
         part = nn.Module.to(deepcopy(part), dtype)
     part.save_pretrained(partial, safe_serialization=True)
+    forget_places(partial)
     # The description goes first out and last in: a part that it names is whole and the one that it means.
     _write_description(folder, codec, {key: value for key, value in described.items() if key != name})
     shutil.rmtree(folder / name, ignore_errors=True)

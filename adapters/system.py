@@ -148,6 +148,7 @@ def save_system(
         if places[name] == name:
             # A copy: saving in bf16 must not round the weights that go on training.
             torch.nn.Module.to(deepcopy(part), dtype).save_pretrained(partial / name, safe_serialization=True)
+    forget_places(partial)
     text = {"format": FORMAT, "parts": places, **asdict(system.info)}
     (partial / "system.json").write_text(json.dumps(text, indent=2) + "\n")
     take_place(partial, path)
@@ -162,6 +163,16 @@ def take_place(partial: Path, path: Path) -> None:
         shutil.rmtree(old)
     else:
         os.replace(partial, path)
+
+
+def forget_places(folder: Path) -> None:
+    """Parts that were loaded from a folder carry its name in their configs (diffusers' ``_name_or_path``): nobody's
+    concern where they are read.
+    """
+    for path in folder.rglob("config.json"):
+        text = json.loads(path.read_text())
+        if text.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(text, indent=2) + "\n")
 
 
 def load_system(path: str | Path, *, device: str | torch.device = "cpu") -> ColaSystem:

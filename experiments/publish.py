@@ -79,7 +79,6 @@ def publish(
     save_system(system, partial / "system", dtype=dtype)
     keep_remarks(source / "system.json", partial / "system" / "system.json")
     parts = put_goal_models(run, system, partial, dtype)
-    forget_places(partial)
     folder = source.parent if source.name == "system" else source
     flags = read_json(folder / "config.json")
     evaluation, held_out = read_json(folder / "evaluation.json"), read_json(folder / "held_out" / "held_out.json")
@@ -158,14 +157,6 @@ def keep_remarks(before: Path, after: Path) -> None:
     """What a ``system.json`` says beyond a system's own fields (a student: how it was made) is said in its copy too."""
     old, new = json.loads(before.read_text()), json.loads(after.read_text())
     after.write_text(json.dumps({**without_folders(old), **new}, indent=2) + "\n")
-
-
-def forget_places(folder: Path) -> None:
-    """Parts that were loaded from a folder carry its name in their configs (diffusers' ``_name_or_path``)."""
-    for path in folder.rglob("config.json"):
-        text = json.loads(path.read_text())
-        text.pop("_name_or_path", None)
-        path.write_text(json.dumps(text, indent=2) + "\n")
 
 
 def put_goal_models(run: Path, system: ColaSystem, partial: Path, dtype: torch.dtype) -> list[str]:

@@ -142,3 +142,14 @@ def test_a_bad_description_is_named(system, tmp_path, change, said):
     path.write_text(json.dumps({key: value for key, value in text.items() if value is not None}))
     with pytest.raises(ValueError, match=said):
         load_system(tmp_path / "run")
+
+
+def test_where_a_part_came_from_is_not_written_down(system, tmp_path):
+    save_system(system, tmp_path / "first")
+    save_system(load_system(tmp_path / "first"), tmp_path / "second")
+    assert not [path for path in (tmp_path / "second").rglob("*.json") if str(tmp_path) in path.read_text()]
+
+
+def test_the_weights_that_ship_do_not_say_where_they_were_made():
+    for path in weights_path("tiny").parent.rglob("config.json"):
+        assert "_name_or_path" not in json.loads(path.read_text())
