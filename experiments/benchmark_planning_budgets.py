@@ -22,7 +22,7 @@ from colaworld.experiments.vp2_eval import evaluate
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.ticker import LogFormatter  # noqa: E402
+from matplotlib.ticker import LogLocator, NullFormatter  # noqa: E402
 
 PLOT = "success_by_seconds.png"
 
@@ -136,8 +136,7 @@ def draw(rows: list[dict[str, Any]], floors: list[dict[str, Any]], path: Path) -
         style = {"color": f"C{number}", "linestyle": ("--", ":")[number % 2]}
         axes.axhline(100 * floor["rate"]["estimate"], label=f"{floor['row']}, plans nothing", **style)
     axes.set(xscale="log", xlabel="seconds per plan", ylabel="success, %", ylim=(-3, 103))
-    for part in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        part(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.4)))
+    axes.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_formatter=NullFormatter())
     axes.legend(fontsize=8)
     figure.tight_layout()
     with whole_file(path) as partial:
