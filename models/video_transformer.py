@@ -20,12 +20,13 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
+from colaworld.models.backbones import CausalFrames
 from colaworld.models.blocks import Block, TemporalCache, check_positions
 
 TIME_SCALE = 1000.0  # flow time in [0, 1] to the range that sinusoidal timestep features are made for
 
 
-class VideoTransformer(ModelMixin, ConfigMixin):
+class VideoTransformer(CausalFrames, ModelMixin, ConfigMixin):
     """Velocity of noised frames given clean earlier frames.
 
     Raises ValueError when a frame's position reaches ``max_frames``.
@@ -116,43 +117,3 @@ class VideoTransformer(ModelMixin, ConfigMixin):
         x = self.unembed(self.final_norm(x) * (1.0 + scale) + shift)
         velocity = rearrange(x, "b f (i j) (c p q) -> b f c (i p) (j q)", i=self.rows, p=patch, q=patch)
         return velocity, seen
-
-    def two_streams(
-        self, clean: Tensor, noised: Tensor, time: Tensor, *, action_modulation: Tensor | None = None
-    ) -> Tensor:
-        """Training in parallel: velocity ``(B, N, C, h, w)`` of the noised frames 1..N given clean frames 0..N-1 ``(B,
-        N, ...)``.
-
-        ``time (B, N)``, ``action_modulation (B, N, 6, W)``: of the noised frames.
-        """
-        count = clean.shape[1]
-        steps = torch.arange(count, device=clean.device)
-        causal = steps[:, None] >= steps  # clean i sees clean j <= i; noised i + 1 sees clean j <= i too, and itself
-        alone = torch.eye(count, dtype=torch.bool, device=clean.device)
-        mask = torch.cat([torch.cat([causal, torch.zeros_like(alone)], 1), torch.cat([causal, alone], 1)], 0)
-        if action_modulation is not None:
-            action_modulation = torch.cat([torch.zeros_like(action_modulation), action_modulation], dim=1)
-        velocity, _ = self(
-            torch.cat([clean, noised], dim=1),
-            torch.cat([torch.ones_like(time), time], dim=1),
-            torch.cat([steps, steps + 1]),
-            action_modulation=action_modulation,
-            mask=mask,
-        )
-        return velocity[:, count:]
-
-    def remember(self, clean: Tensor, cache: TemporalCache | None = None) -> TemporalCache:
-        """Append clean frames ``(B, F, C, h, w)`` to the cache (causally)."""
-        done = cache.frames if cache is not None else 0
-        count = clean.shape[1]
-        steps = torch.arange(count, device=clean.device)
-        mask = torch.arange(done + count, device=clean.device) <= (steps + done)[:, None]
-        time = torch.ones(clean.shape[:2], device=clean.device, dtype=clean.dtype)
-        return self(clean, time, steps + done, mask=mask, cache=cache)[1]
-
-    def next_velocity(
-        self, noised: Tensor, time: Tensor, cache: TemporalCache, *, action_modulation: Tensor | None = None
-    ) -> Tensor:
-        """Velocity ``(B, 1, C, h, w)`` of the one noised frame that follows the cached frames; ``time (B, 1)``."""
-        position = torch.tensor([cache.frames], device=noised.device)
-        return self(noised, time, position, action_modulation=action_modulation, cache=cache)[0]
