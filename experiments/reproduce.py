@@ -7,7 +7,8 @@
     python experiments/reproduce.py --reevaluate               # finished cells again, without training
     python experiments/reproduce.py --plan-manifest libero_goals_dev_v1     # and play episodes in the simulator
 
-Kill it at any moment and run the same command: it goes on where it stopped. Each finished run becomes one small file in
+Kill it at any moment and run the same command: it goes on where it stopped. Cells that differ in their adapter alone
+train what comes before it once. Each finished run becomes one small file in
 ``results/reproduce/<preset>/cells``, and ``report.html`` beside that folder is written anew; with these files another
 machine goes on where this one stopped. Failed runs are in the report and are tried again by the next call.
 """

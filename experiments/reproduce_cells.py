@@ -13,6 +13,8 @@ from colaworld.experiments.reproduce_variants import PLAIN_WARMUP, VARIANTS, Var
 
 PAPER_STEPS = 60
 """Thousands of steps, warm-up and joint together, in the paper's main run: the unit of warm-up lengths."""
+ADAPTER_STAGE_FLAGS = ("--adapter.", "--adapter-fit.")
+ADAPTER_FLAGS = ("--adapter-", "--no-adapter-", "--label-fraction")
 FEWEST_SEEDS = (0, 1, 2)
 """No claim is judged on less."""
 ScaleName = Literal["tiny", "small"]
@@ -209,6 +211,12 @@ class Cell:
     def name(self) -> str:
         """Of its file and its run folder."""
         return f"{self.variant.name}-s{self.seed}"
+
+    def before_adapter(self, scale: Scale) -> tuple[tuple[str, str], ...]:
+        """What its run shares with others (``shared_stages``): the flags that matter before the adapter stage."""
+        free = () if self.variant.recipe == "real_actions" else ADAPTER_FLAGS
+        flags = self.flags(scale).items()
+        return tuple((flag, value) for flag, value in flags if not flag.startswith((*ADAPTER_STAGE_FLAGS, *free)))
 
     def flags(self, scale: Scale) -> dict[str, str]:
         """Everything that ``train_world_model.py`` is told, but for paths; "" is the value of a switch."""

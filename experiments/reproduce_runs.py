@@ -21,6 +21,8 @@ from colaworld.experiments.reproduce_store import CellStore, StoredCell, read_cu
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 10.0
 ERROR_LENGTH = 300
+SHARED = "shared"
+"""Folder of what cells that differ in their adapter alone share, beside their run folders."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,8 @@ class Crew:
     def command(self, cell: Cell, store: CellStore) -> list[str]:
         """What is run for ``cell``."""
         flags = as_arguments(cell.flags(store.scale))
-        return [*self.trainer, *flags, *self.paths, "--out", str(self.runs / cell.name)]
+        shared = ("--share", str(self.runs / SHARED))
+        return [*self.trainer, *flags, *self.paths, *shared, "--out", str(self.runs / cell.name)]
 
 
 @dataclass(kw_only=True)
@@ -57,15 +60,17 @@ class _Run:
 
 def run_cells(cells: Sequence[Cell], store: CellStore, crew: Crew, ended: Callable[[StoredCell], None]) -> None:
     """Run those of ``cells`` that are not finished, each once; ``ended`` is told of each that finished or failed.
+    Of cells that share what comes before their adapter stage the first runs by itself, and the others wait for it.
 
     Whatever ends this function, its trainings have ended too.
     """
     crew.runs.mkdir(parents=True, exist_ok=True)
-    waiting, running = list(cells), []
+    waiting, running, shared = list(cells), [], set()
     try:
         while waiting or running:
             for run in [run for run in running if run.process.poll() is not None]:
                 running.remove(run)
+                shared.add(run.cell.before_adapter(store.scale))
                 stored = _outcome(run, store, crew)
                 store.write(stored)
                 run.lock.close()
@@ -73,6 +78,9 @@ def run_cells(cells: Sequence[Cell], store: CellStore, crew: Crew, ended: Callab
             for cell in list(waiting):
                 if len(running) == crew.workers:
                     break
+                common = cell.before_adapter(store.scale)
+                if common not in shared and common in [run.cell.before_adapter(store.scale) for run in running]:
+                    continue
                 lock = locked(crew.runs / f"{cell.name}.lock")
                 if lock is None:  # a training that an earlier grid left behind is still at it
                     continue

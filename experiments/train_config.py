@@ -50,6 +50,8 @@ class TrainConfig:
     """A system to start from; default: the preset's shipped action-free weights."""
     stages: tuple[StageName, ...] = ()
     """Only these stages; default: all of the recipe's from scratch, else those after pretrain."""
+    share: Path | None = None
+    """A folder in which runs that differ in their adapter alone share what comes before it."""
     clip: int = 12
     """Frames in a training clip."""
     bottleneck: BottleneckKind = "vq"
@@ -205,7 +207,7 @@ def binding_flags(config: TrainConfig) -> dict[str, object]:
         said["loop"].pop(free)
     if config.loop.accumulate == 1:  # as runs were before there was a choice
         said["loop"].pop("accumulate")
-    for free in ("trackers", "held_out", "evaluation", "video", "out"):
+    for free in ("trackers", "held_out", "evaluation", "video", "out", "share"):
         said.pop(free)
     if config.guard.action != "extend":  # what only watches changes no weight
         said.pop("guard")

@@ -28,13 +28,14 @@ from colaworld.experiments.budget import read_costs
 from colaworld.experiments.batch_parts import check_divisible
 from colaworld.experiments.batches import fixed_batch
 from colaworld.experiments.cli import main
-from colaworld.experiments.evaluation import Evaluation, summary, write_evaluation
+from colaworld.experiments.evaluation import BEFORE, Evaluation, summary, write_evaluation
 from colaworld.experiments.devices import DeviceName, device_named
 from colaworld.experiments.held_out import long_enough
 from colaworld.experiments.presets import PRESETS, build
 from colaworld.experiments.recipes import LATENT_ACTION_STAGES, RECIPES, RecipeName, StageName
 from colaworld.experiments.run_folder import read_progress
 from colaworld.experiments.run_plan import plan_text, run_plan
+from colaworld.experiments.shared_stages import begin_shared, share, shared_folder
 from colaworld.experiments.train_config import (
     TrainConfig,
     check_guard,
@@ -83,6 +84,9 @@ def train(config: TrainConfig) -> None:
     for stage in config.run_stages():
         flag = f"--{stage}.batch-size"
         check_divisible(config.stage(stage).batch_size, accelerator, config.loop.accumulate, flag)
+    if accelerator.is_main_process and begin_shared(config):
+        print(f"{config.out}: begins after the stages that another run has shared in {shared_folder(config)}")
+    accelerator.wait_for_everyone()
     torch.manual_seed(config.loop.seed)
     system = starting_system(config, train_clips)
     labels = Labels.of(config, train_clips)
@@ -107,7 +111,9 @@ def train(config: TrainConfig) -> None:
             costs = {name: cost for name, cost in read_costs(config.out).items() if name in finished}
             if read_progress(config.out).stage != stage:
                 if stage == "adapter" and accelerator.is_main_process:
-                    evaluation.before_adapter(system, config.out)
+                    if not (config.out / BEFORE).is_file():
+                        evaluation.before_adapter(system, config.out)
+                    share(config)
                 prepare(config, system, turn, labels, held_out_clips, accelerator)
             system = train_stage(
                 accelerator,

@@ -20,6 +20,7 @@ from colaworld.experiments.reproduce_cells import GROUPS, SCALES, Cell, as_argum
 from colaworld.experiments.reproduce_runs import Crew, run_cells
 from colaworld.experiments.reproduce_store import CellStore, StoredCell, read_curves
 from colaworld.experiments.reproduce_variants import VARIANTS
+from colaworld.experiments.shared_stages import shared_folder
 from colaworld.experiments.train_config import TrainConfig
 
 HASHES = {"data": "d", "init": "i"}
@@ -162,6 +163,28 @@ def test_two_workers_train_at_once(crew, store: CellStore, tmp_path: Path) -> No
         at_work += 1 if each["event"] == "begins" else -1
         most = max(most, at_work)
     assert most == 2 and {each["cell"] for each in calls[:2]} == {"cola-s0", "two_stage-s0"}
+
+
+def test_cells_that_share_their_start_wait_for_the_first_of_them(crew, store: CellStore, tmp_path: Path) -> None:
+    plan = {name: {"seconds": 0.4} for name in ("cola", "plain_adapter", "nearest_adapter", "two_stage")}
+    run([cell(name) for name in plan], store, crew(plan, workers=2))
+    calls = [(each["cell"].removesuffix("-s0"), each["event"]) for each in begun(tmp_path)]
+    assert {name for name, _ in calls[:2]} == {"cola", "two_stage"}, "others first, that share nothing with it"
+    ended = calls.index(("cola", "ends"))
+    assert ended < calls.index(("plain_adapter", "begins")) and ended < calls.index(("nearest_adapter", "begins"))
+    both = [calls.index((name, "begins")) for name in ("plain_adapter", "nearest_adapter")]
+    assert max(both) < min(calls.index((name, "ends")) for name in ("plain_adapter", "nearest_adapter"))
+
+
+def test_the_grid_and_the_trainer_agree_on_what_cells_share(tmp_path: Path) -> None:
+    cells = [cell(name) for name in VARIANTS] + [cell("cola", seed=1)]
+    grid = [each.before_adapter(SCALES["tiny"]) for each in cells]
+    flags = [as_arguments(each.flags(SCALES["tiny"])) for each in cells]
+    trainer = [shared_folder(tyro.cli(TrainConfig, args=[*each, "--share", str(tmp_path)])) for each in flags]
+    for one, first in enumerate(cells):
+        for two, second in enumerate(cells):
+            assert (grid[one] == grid[two]) == (trainer[one] == trainer[two]), f"{first.name} and {second.name}"
+    assert len(set(grid)) < len(cells) - 8
 
 
 def test_a_killed_grid_goes_on_and_never_trains_a_cell_twice_at_once(crew, store: CellStore, tmp_path: Path) -> None:
