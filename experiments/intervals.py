@@ -128,7 +128,7 @@ def sign_flip_test(differences: Sequence[float] | np.ndarray, *, resamples: int 
     """
     values = np.asarray(differences, float)
     values = values[values != 0]
-    if not len(values):
+    if len(values) < 2:  # of one both signs are as likely
         return 1.0
     test = permutation_test(
         (values,),

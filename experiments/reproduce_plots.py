@@ -5,7 +5,7 @@ Each is a PNG inside of a data address, and None when no cell has what it would 
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -20,6 +20,8 @@ from colaworld.experiments.reproduce_variants import VARIANTS
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
+Curves = Mapping[str, Sequence[float | None]]
+"""Of ``read_curves``."""
 _TITLES = {
     "utilisation": "utilisation",
     "max_usage": "max-usage",
@@ -45,18 +47,18 @@ def finished_runs(cells: Cells, variant: str, seeds: Sequence[int]) -> list[Stor
     return [cell for cell in named if cell is not None and cell.finished]
 
 
-def worst_curve(cell: StoredCell, quantity: str) -> tuple[np.ndarray, np.ndarray] | None:
+def worst_curve(curves: Curves, quantity: str) -> tuple[np.ndarray, np.ndarray] | None:
     """(steps, worse token's value) of a watched health quantity, without idle transitions where that was told; None
     where the run did not watch it."""
     worst = np.fmax if quantity == "max_usage" else np.fmin
     tokens = []
-    while (raw := cell.curves.get(f"{quantity}_{len(tokens)}")) is not None:
+    while (raw := curves.get(f"{quantity}_{len(tokens)}")) is not None:
         plain = np.array(raw, float)
-        moving = np.array(cell.curves.get(f"{quantity}_{len(tokens)}_moving", np.full(len(plain), np.nan)), float)
+        moving = np.array(curves.get(f"{quantity}_{len(tokens)}_moving", np.full(len(plain), np.nan)), float)
         tokens.append(np.where(np.isnan(moving), plain, moving))
     if not tokens:
         return None
-    return np.array(cell.curves["total_step"], float), worst.reduce(tokens)
+    return np.array(curves["total_step"], float), worst.reduce(tokens)
 
 
 def codebook_curves(cells: Cells, variants: Sequence[str], seeds: Sequence[int]) -> str | None:
@@ -64,7 +66,7 @@ def codebook_curves(cells: Cells, variants: Sequence[str], seeds: Sequence[int])
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.4))
     for panel, quantity in zip(axes, COLLAPSE, strict=True):
         for variant in variants:
-            curves = [worst_curve(cell, quantity) for cell in finished_runs(cells, variant, seeds)]
+            curves = [worst_curve(cell.curves, quantity) for cell in finished_runs(cells, variant, seeds)]
             for number, (steps, values) in enumerate(curve for curve in curves if curve is not None):
                 label = VARIANTS[variant].title if number == 0 else None
                 panel.plot(steps, values, color=_colour(variant, variants), linewidth=0.9, label=label)

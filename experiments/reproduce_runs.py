@@ -21,6 +21,7 @@ from colaworld.experiments.reproduce_store import CellStore, StoredCell, read_cu
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 10.0
 ERROR_LENGTH = 300
+FRAME, HINT = " │╭╮╰╯─", "For full helptext"
 SHARED = "shared"
 """Folder of what cells that differ in their adapter alone share, beside their run folders."""
 
@@ -190,9 +191,10 @@ def available_cores() -> int:
 
 
 def last_error(log: Path, code: int) -> str:
-    """The last line of ``log`` that says something, with the exit code."""
+    """The last line of ``log`` that says something, with the exit code; frames around it and hints do not."""
     lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
-    said = [line.strip() for line in lines if line.strip()]
+    bare = (line.strip(FRAME) for line in lines)
+    said = [line for line in bare if line and not line.startswith(HINT)]
     how = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
     return f"{how}: {said[-1]}" if said else how
 

@@ -100,6 +100,10 @@ def test_sign_flips_of_ones_are_the_exact_mcnemar_test(first: int, second: int) 
     assert sign_flip_test([1] * first + [-1] * second + [0] * 5) == pytest.approx(exact_mcnemar(a, b).p_value)
 
 
+def test_sign_flips_of_one_unit_tell_nothing() -> None:
+    assert sign_flip_test([0.0, 0.5, 0.0]) == sign_flip_test([]) == 1.0
+
+
 def test_sign_flips_of_many_units_are_drawn() -> None:
     values = np.full(60, 0.5)
     assert 0 < sign_flip_test(values, resamples=999) <= 0.002 + 1e-9

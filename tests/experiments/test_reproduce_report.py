@@ -181,11 +181,11 @@ def test_a_page_that_grew_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) 
 def test_curves_show_the_worse_token_without_idle_transitions() -> None:
     cell = finished("cola", 0)
     cell.curves.update({"total_step": [1, 2], "entropy_0": [2.0, 1.0], "entropy_1": [1.5, 3.0]})
-    assert worst_curve(cell, "entropy")[1].tolist() == [1.5, 1.0]
+    assert worst_curve(cell.curves, "entropy")[1].tolist() == [1.5, 1.0]
     cell.curves["entropy_1_moving"] = [None, 0.5]
-    assert worst_curve(cell, "entropy")[1].tolist() == [1.5, 0.5]
+    assert worst_curve(cell.curves, "entropy")[1].tolist() == [1.5, 0.5]
     cell.curves.clear()
-    assert worst_curve(cell, "entropy") is None and codebook_curves({"cola-s0": cell}, ("cola",), (0,)) is None
+    assert worst_curve(cell.curves, "entropy") is None and codebook_curves({"cola-s0": cell}, ("cola",), (0,)) is None
 
 
 def test_a_plot_keeps_the_colours_of_its_thinnest_lines() -> None:

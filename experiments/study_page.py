@@ -1,0 +1,226 @@
+"""A study's folder of results: ``README.md`` with its tables, ``curves.png``, ``summary.json``, and for every play the
+lines of its episodes and its settings, which ``compare.py`` reads.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from colaworld.envs.whole_file import whole_file
+from colaworld.experiments.episode_log import write_json, write_text
+from colaworld.experiments.reproduce_measures import COLLAPSE
+from colaworld.experiments.reproduce_plots import worst_curve
+from colaworld.experiments.reproduce_store import read_curves, rounded
+from colaworld.experiments.study_results import Study, summary_of
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+DIGITS = 5
+LOOKS = 200
+"""Points of a curve."""
+MODEL_COLUMNS = {
+    "psnr_1_learned": "PSNR at 1, before the adapter",
+    "psnr_10_learned": "at 10",
+    "psnr_10_idm": "at 10 after it, IDM's codes",
+    "psnr_10_papers_adapter": "real actions, snapped",
+    "psnr_10_drop": "drop",
+    "frechet_10_idm": "Fréchet at 10, IDM's codes",
+    "frechet_10_papers_adapter": "real actions, snapped",
+    "utilisation_idm": "utilisation, IDM",
+    "utilisation_adapter": "adapter",
+    "entropy_idm": "entropy, IDM",
+    "entropy_adapter": "adapter",
+    "probe_l1": "probe L1",
+    "probe_l1_constant": "constant",
+}
+
+
+def write_study(study: Study, folder: Path, commands: Sequence[str]) -> Path:
+    """Write everything into ``folder``; returns the path of its ``README.md``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    summary = rounded(summary_of(study, commands), DIGITS)
+    for path in {side.path for side in study.plays.values()}:
+        for kept in ("episodes.jsonl", "summary.json"):
+            if (path / kept).is_file():
+                with whole_file(folder / f"{path.name}_{kept}") as partial:
+                    shutil.copyfile(path / kept, partial)
+    write_json(folder / "summary.json", summary)
+    drawn = draw_curves(study, folder / "curves.png")
+    path = folder / "README.md"
+    write_text(path, page(summary, study, curves=drawn))
+    return path
+
+
+def page(summary: Mapping[str, Any], study: Study, *, curves: bool) -> str:
+    """``README.md``."""
+    first, count = study.recipes[0], max(row["episodes"] for row in summary["rows"])
+    lines = [
+        f"# Planning to the goals of `{summary['manifest']}`",
+        "",
+        f"At most {count} episodes a row, {len(study.seeds)} trainings a recipe; by the commands at the end. Every "
+        "episode is a line of `*_episodes.jsonl`, all numbers are in `summary.json`. [ ]: 95 %, of rates Wilson's.",
+        "",
+        *_rates(summary["rows"], "cem"),
+        *_rates(summary["rows"], "mppi"),
+        f"## `{first}` against the others",
+        "",
+        "On the same episodes. Of one training the test is exact McNemar; of all a goal's trainings are averaged first "
+        "and the test flips signs of goals. *Needed*: goals at which it would find such a difference with 80 % chance.",
+        "",
+        *_table(
+            (
+                "planner",
+                "against",
+                "training",
+                "category",
+                f"only {first}",
+                "only the other",
+                "difference",
+                "p",
+                "verdict",
+            ),
+            [_compared(each) for each in summary["comparisons"]],
+        ),
+        "## Of what is reachable",
+        "",
+        "Reachable is what the simulator reached as world model, with the state's own distance as cost. The share is a "
+        f"ratio of rates over the same goals; the bar is {100 * summary['bar']:.1f} %.",
+        "",
+        *_table(
+            ("row", "category", "goals", "reached", "reachable", "share"),
+            [
+                (
+                    row,
+                    each["category"],
+                    each["instances"],
+                    _percent(each["reached"]),
+                    _percent(each["reachable"]),
+                    _interval(each["share"]),
+                )
+                for row, entries in summary["reachable"].items()
+                for each in entries
+            ],
+        ),
+        "## The systems",
+        "",
+        *_table(
+            ("recipe", "seed", *MODEL_COLUMNS.values()),
+            [
+                (each["recipe"], each["seed"], *(_number(each[name]) for name in MODEL_COLUMNS))
+                for each in summary["models"]
+            ],
+        ),
+    ]
+    if curves:
+        lines += ["![what was watched on held-out clips while the systems trained](curves.png)", ""]
+    lines += ["## Commands", "", "```sh", *summary["commands"], "```", ""]
+    return "\n".join(lines)
+
+
+def _rates(rows: Sequence[Mapping[str, Any]], planner: str) -> list[str]:
+    """Rows of a planner and those that plan nothing, a column for each category."""
+    chosen = [row for row in rows if row["planner"] in (planner, None)]
+    if not any(row["planner"] == planner for row in chosen):
+        return []
+    if planner != "cem":  # what plans nothing stands in the first table
+        chosen = [row for row in chosen if row["planner"] == planner]
+    categories = list(dict.fromkeys(row["category"] for row in chosen))
+    entries: dict[tuple[str, int | None], dict[str, Mapping[str, Any]]] = {}
+    for row in chosen:
+        entries.setdefault((row["row"], row["seed"]), {})[row["category"]] = row
+    last = categories[-1]
+    body = [
+        (
+            name,
+            "-" if seed is None else seed,
+            *(
+                f"{each[category]['successes']}/{each[category]['episodes']}" if category in each else "-"
+                for category in categories
+            ),
+            "-"
+            if last not in each
+            else _interval(
+                dict(zip(("low", "high"), each[last]["interval"], strict=True), estimate=each[last]["rate"])
+            ),
+            "-"
+            if last not in each or each[last]["seconds_per_plan"] is None
+            else f"{each[last]['seconds_per_plan']:.2f}",
+        )
+        for (name, seed), each in entries.items()
+    ]
+    return [f"## {planner.upper()}", "", *_table(("row", "training", *categories, "rate", "s/plan"), body)]
+
+
+def _compared(each: Mapping[str, Any]) -> tuple[Any, ...]:
+    needed = "no number would" if each["needed"] is None else f"{each['needed']} needed"
+    return (
+        each["planner"],
+        each["second"],
+        "all" if each["seed"] is None else each["seed"],
+        each["category"],
+        f"{each['only_first']:g}",
+        f"{each['only_second']:g}",
+        _interval(each["difference"], sign="+"),
+        f"{each['p_value']:.2g}",
+        "shown" if each["shown"] else f"not shown, {needed}",
+    )
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    if not rows:
+        return ["Has not been played.", ""]
+    cells = [header, ["---"] * len(header), *rows]
+    return [*("| " + " | ".join(map(str, each)) + " |" for each in cells), ""]
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}" if abs(value) < 10 else f"{value:.2f}"
+
+
+def _interval(value: Mapping[str, float] | None, sign: str = "") -> str:
+    if value is None:
+        return "-"
+    estimate, low, high = (f"{round(100 * value[name]) + 0:{sign}d}" for name in ("estimate", "low", "high"))
+    return f"{estimate} % [{low}, {high}]"
+
+
+def draw_curves(study: Study, path: Path) -> bool:
+    """What every training watched on held-out clips, a colour for each recipe, a line for each seed; False when there
+    is nothing to draw."""
+    figure, axes = plt.subplots(1, 1 + len(COLLAPSE), figsize=(16, 3.4))
+    drawn = False
+    for number, recipe in enumerate(study.recipes):
+        for seed in study.seeds:
+            curves = read_curves(study.runs / f"{recipe}-s{seed}" / "metrics.jsonl", looks=LOOKS)
+            if not curves:
+                continue
+            label, style = None if seed != study.seeds[0] else recipe, {"color": f"C{number}", "linewidth": 0.9}
+            axes[0].plot(curves["total_step"], np.array(curves["predicted"], float), label=label, **style)
+            for panel, quantity in zip(axes[1:], COLLAPSE, strict=True):
+                if (curve := worst_curve(curves, quantity)) is not None:
+                    panel.plot(*curve, **style)
+            drawn = True
+    axes[0].set_title("squared error one step ahead, latents", fontsize=9)
+    for panel, (quantity, border) in zip(axes[1:], COLLAPSE.items(), strict=True):
+        side = "above" if quantity == "max_usage" else "below"
+        panel.set_title(f"{quantity.replace('_', '-')}, worse token; {side} the line a collapse", fontsize=9)
+        panel.axhline(border, color="grey", linestyle="--", linewidth=0.8)
+    for panel in axes:
+        panel.set_xlabel("step")
+        panel.set_ylim(bottom=0)
+    if drawn:
+        axes[0].legend(fontsize=8)
+        figure.tight_layout()
+        with whole_file(path) as partial:
+            figure.savefig(partial, dpi=80, format="png")
+    plt.close(figure)
+    return drawn

@@ -1,0 +1,224 @@
+"""What a study has come to, in numbers: ``summary.json``.
+
+A *row* is a recipe, a policy that plans nothing, or the simulator. Rates have Wilson intervals, for each seed of the
+training by itself. Two recipes are compared on the same episodes, seed by seed (exact McNemar) and over all seeds,
+where an instance's seeds are averaged first (sign flips). *Reachable* is what the simulator reached as world model
+with the state's own distance as cost; the share of it that a recipe reaches is a ratio of rates over the same
+instances, with a bootstrap over instances.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import bootstrap
+
+from colaworld.experiments.compare_runs import Pair, Side, pair_up, read_side
+from colaworld.experiments.compare_table import Comparison, comparisons
+from colaworld.experiments.intervals import Interval
+from colaworld.experiments.provenance import distinct, git_revision, versions
+from colaworld.experiments.report import by_category, success_table
+from colaworld.experiments.reproduce_measures import COLLAPSE, PROBE, PROBE_CONSTANT, Measure, drop, health, video
+
+PLANNERS = ("cem", "mppi")
+FLOORS, SIMULATOR = "floors", "simulator"
+BAR = 0.977
+"""Of what is reachable: the paper's figure for goal reaching on LIBERO (43 of 44)."""
+MEASURES: Mapping[str, Measure] = {
+    **{
+        f"{metric}_{horizon}_{source}": video(source, metric, horizon)
+        for metric, horizon in (("psnr", 1), ("psnr", 5), ("psnr", 10), ("ssim", 10), ("frechet", 10))
+        for source in ("learned", "idm", "papers_adapter")
+    },
+    "psnr_10_drop": drop("psnr", 10, "papers_adapter"),
+    **{f"{name}_{source}": health(source, name) for name in COLLAPSE for source in ("idm", "adapter")},
+    "probe_l1": PROBE,
+    "probe_l1_constant": PROBE_CONSTANT,
+}  # fmt: skip
+"""Of each system, by their names in ``summary.json``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What lies in a study's folder of runs. ``plays`` by (row, planner, seed); planner and seed None for the rows that
+    have none; ``evaluations`` by (recipe, seed)."""
+
+    runs: Path
+    recipes: tuple[str, ...]
+    seeds: tuple[int, ...]
+    plays: Mapping[tuple[str, str | None, int | None], Side]
+    evaluations: Mapping[tuple[str, int], Mapping[str, Any]]
+
+    @classmethod
+    def read(cls, runs: Path, recipes: Sequence[str], seeds: Sequence[int]) -> "Study":
+        """All that is there so far. ValueError when that is nothing, or two parts were played in other simulators or
+        on other goals."""
+        plays, evaluations = {}, {}
+        for recipe in recipes:
+            for seed in seeds:
+                if (path := runs / f"{recipe}-s{seed}" / "evaluation.json").is_file():
+                    evaluations[recipe, seed] = json.loads(path.read_text())
+                for planner in PLANNERS:
+                    if side := _side(runs / "plays" / f"{recipe}-s{seed}-{planner}", "planner"):
+                        plays[recipe, planner, seed] = side
+        for row in ("inverse", "random", "expert"):
+            if side := _side(runs / "plays" / FLOORS, row):
+                plays[row, None, None] = side
+        if side := _side(runs / "plays" / SIMULATOR, "planner"):
+            plays[SIMULATOR, "cem", None] = side
+        if not plays:
+            raise ValueError(f"{runs / 'plays'}: nothing has been played yet")
+        return cls(runs=runs, recipes=tuple(recipes), seeds=tuple(seeds), plays=plays, evaluations=evaluations)
+
+    def play(self, row: str, planner: str, seed: int) -> Side | None:
+        """A row's episodes: a recipe's with this planner and seed of the training; others have one set of them."""
+        if row in self.recipes:
+            return self.plays.get((row, planner, seed))
+        return self.plays.get((row, "cem" if row == SIMULATOR else None, None))
+
+
+def _side(folder: Path, row: str) -> Side | None:
+    """A row's episodes; None where it has none yet."""
+    if not (folder / "run.json").is_file() or not (folder / "episodes.jsonl").is_file():
+        return None
+    try:
+        return read_side(folder, row)
+    except ValueError as error:
+        if "has no episodes of row" in str(error):
+            return None
+        raise
+
+
+def rows_of(study: Study) -> list[dict[str, Any]]:
+    """A line for each row, planner, seed and category (then ``all``)."""
+    return [
+        {
+            "row": row,
+            "planner": planner,
+            "category": entry["category"],
+            "seed": seed,
+            "successes": entry["successes"],
+            "episodes": entry["episodes"],
+            "rate": entry["rate"],
+            "interval": [entry["wilson_low"], entry["wilson_high"]],
+            "seconds_per_plan": entry["seconds_per_plan"],
+            "median_best_distance": entry["median_best_distance"],
+        }
+        for (row, planner, seed), side in study.plays.items()
+        for entry in success_table(list(side.episodes.values()))
+    ]
+
+
+def pairs_of(study: Study, first: str, second: str, planner: str, seeds: Sequence[int]) -> list[Pair]:
+    """The episodes that both recipes have played, of all ``seeds`` that both were trained with; ``seed`` of a record
+    is the training's. Another row than a recipe has one set of episodes, which stands beside each of the seeds."""
+    found = []
+    for seed in seeds:
+        sides = [study.play(name, planner, seed) for name in (first, second)]
+        if None not in sides:
+            pairs = pair_up(*sides, shared=True)
+            found += [Pair({**a, "seed": seed}, {**b, "seed": seed}) for a, b in pairs]
+    return found
+
+
+def comparisons_of(study: Study) -> list[dict[str, Any]]:
+    """The first recipe against every other row, by planner: each seed, then all of them (``seed`` None)."""
+    first, lines = study.recipes[0], []
+    for planner in PLANNERS:
+        for second in (*study.recipes[1:], "inverse", "random"):
+            groups = [(seed, [seed]) for seed in study.seeds] + [(None, study.seeds)]
+            for seed, seeds in groups if len(study.seeds) > 1 else groups[:1]:
+                if pairs := pairs_of(study, first, second, planner, seeds):
+                    lines += [
+                        {"first": first, "second": second, "planner": planner, "seed": seed} | _said(each)
+                        for each in comparisons(pairs)
+                    ]
+    return lines
+
+
+def _said(each: Comparison) -> dict[str, Any]:
+    kept = ("category", "instances", "episodes", "both", "only_a", "only_b", "neither", "p_value", "test", "needed")
+    whole = each.as_dict()
+    said = {name.replace("only_a", "only_first").replace("only_b", "only_second"): whole[name] for name in kept}
+    return said | {"difference": whole["difference"], "shown": each.significant}
+
+
+def reachable(study: Study, row: str, *, seed: int = 0) -> list[dict[str, Any]]:
+    """How much of what the simulator reached the row reached with CEM, by category: a ratio of rates over the
+    instances that both played (its seeds averaged), with a percentile bootstrap over instances; None where the
+    simulator reached nothing or there are fewer than two instances."""
+    pairs = pairs_of(study, row, SIMULATOR, "cem", study.seeds)
+    lines = []
+    for category, chosen in by_category([{**pair.a, "true": pair.b["success"]} for pair in pairs]).items():
+        instances = sorted({each["instance"] for each in chosen})
+        mine, true = (
+            np.array([np.mean([each[name] for each in chosen if each["instance"] == number]) for number in instances])
+            for name in ("success", "true")
+        )
+        lines.append(
+            {
+                "category": category,
+                "instances": len(instances),
+                "reached": float(mine.mean()),
+                "reachable": float(true.mean()),
+                "share": None if (share := _share(mine, true, seed)) is None else asdict(share),
+            }
+        )
+    return lines
+
+
+def _share(mine: np.ndarray, true: np.ndarray, seed: int) -> Interval | None:
+    if len(mine) < 2 or not true.any():
+        return None
+
+    def ratio(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:
+        below = b.mean(axis=axis)
+        return np.where(below > 0, a.mean(axis=axis) / np.maximum(below, 1e-12), np.nan)
+
+    estimate = float(ratio(mine, true, 0))
+    if np.ptp(mine) == 0 and np.ptp(true) == 0:
+        return Interval(estimate=estimate, low=estimate, high=estimate)
+    drawn = bootstrap(
+        (mine, true), ratio, paired=True, vectorized=True, n_resamples=9999, method="percentile",
+        rng=np.random.default_rng(seed), batch=1000,
+    ).bootstrap_distribution  # fmt: skip
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])  # a resample in which nothing is reachable has no ratio
+    return Interval(estimate=estimate, low=float(low), high=float(high))
+
+
+def models_of(study: Study) -> list[dict[str, Any]]:
+    """What each system's evaluation says, without episodes; None where a recipe has no such thing."""
+    lines = []
+    for (recipe, seed), evaluation in study.evaluations.items():
+        values = {name: measure.read(evaluation) for name, measure in MEASURES.items()}
+        said = {name: None if value is None else float(np.mean(value)) for name, value in values.items()}
+        lines.append(
+            {"recipe": recipe, "seed": seed, "clips": evaluation["clips"], **said, "budget": evaluation["budget"]}
+        )
+    return lines
+
+
+def summary_of(study: Study, commands: Sequence[str]) -> dict[str, Any]:
+    """Everything for ``summary.json``."""
+    sides = list(study.plays.values())
+    records = [record for side in sides for record in side.episodes.values()]
+    manifests = sorted({(side.settings["manifest"], side.settings["manifest_sha256"]) for side in sides})
+    if len(manifests) > 1:
+        raise ValueError(f"{study.runs / 'plays'}: episodes of different manifests, {manifests}")
+    return {
+        "manifest": manifests[0][0],
+        "manifest_sha256": manifests[0][1],
+        "rows": rows_of(study),
+        "comparisons": comparisons_of(study),
+        "bar": BAR,
+        "reachable": {row: reachable(study, row) for row in study.recipes},
+        "models": models_of(study),
+        "settings": {f"{side.path.name}/{side.row}": dict(side.settings) for side in sides},
+        "simulators": distinct(record.get("simulator") for record in records),
+        "versions": versions(),
+        "git_revision": git_revision(),
+        "commands": list(commands),
+    }

@@ -1,0 +1,203 @@
+"""A study: commands in the order of their needs, resumption, what its steps are told, and the numbers of its tables."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tyro
+
+from colaworld.experiments.compare import compare
+from colaworld.experiments.goal_settings import EvalConfig
+from colaworld.experiments.intervals import exact_mcnemar, wilson
+from colaworld.experiments.study import StudyConfig, shown, study
+from colaworld.experiments.study_page import write_study
+from colaworld.experiments.study_results import Study, comparisons_of, pairs_of, reachable, rows_of
+from colaworld.experiments.study_steps import Step, StepsFailed, run_steps
+from colaworld.experiments.train_config import TrainConfig
+
+
+def step(folder: Path, name: str, *after: str, code: str = "") -> Step:
+    """Appends its name to a list, then leaves a file."""
+    said = f"open({str(folder / 'order')!r}, 'a').write('{name} ')\n{code}\nopen({str(folder / name)!r}, 'w')"
+    return Step(name=name, command=(sys.executable, "-c", said), left=(folder / name).is_file, after=after)
+
+
+def order(folder: Path) -> list[str]:
+    return (folder / "order").read_text().split()
+
+
+def test_steps_run_after_what_they_need_and_once(tmp_path):
+    steps = [step(tmp_path, "last", "a", "b"), step(tmp_path, "b", "a"), step(tmp_path, "a"), step(tmp_path, "c")]
+    run_steps(steps, tmp_path / "logs", workers=2)
+    found = order(tmp_path)
+    assert sorted(found) == ["a", "b", "c", "last"]
+    assert found.index("a") < found.index("b") < found.index("last")
+    (tmp_path / "b").unlink()
+    run_steps(steps, tmp_path / "logs", workers=1)
+    assert order(tmp_path)[4:] == ["b"], "what is there is not made again"
+    with pytest.raises(ValueError, match="workers must be 1 or more, got 0"):
+        run_steps(steps, tmp_path / "logs", workers=0)
+
+
+def test_a_failed_step_is_named_with_its_last_line_and_others_go_on(tmp_path):
+    steps = [
+        step(tmp_path, "bad", code="raise SystemExit('error: no such thing')"),
+        step(tmp_path, "needs_it", "bad"),
+        step(tmp_path, "other"),
+        Step(name="empty", command=(sys.executable, "-c", "print('did nothing')"), left=lambda: False),
+    ]
+    with pytest.raises(StepsFailed, match="2 of 4 steps failed: .*error: no such thing") as said:
+        run_steps(steps, tmp_path / "logs", workers=1)
+    assert "empty" in str(said.value) and "did nothing" in str(said.value), "one that leaves nothing has failed too"
+    assert order(tmp_path) == ["bad", "other"]
+    steps[0], steps[3] = step(tmp_path, "bad"), step(tmp_path, "empty")
+    run_steps(steps, tmp_path / "logs", workers=1)
+    assert order(tmp_path)[2:] == ["bad", "needs_it", "empty"], "as they are listed"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> StudyConfig:
+    (tmp_path / "data").mkdir()
+    return StudyConfig(
+        data=(tmp_path / "data",), runs=tmp_path / "runs", results=tmp_path / "results", episodes=12,
+        training="--joint.steps 7 --loop.compile", base_training="--codec.steps 5", planning="--samples 9",
+    )  # fmt: skip
+
+
+def test_what_the_scripts_are_told(config):
+    told = {each.name: each.command[2:] for each in config.trainings() + config.plays()}
+    base = tyro.cli(TrainConfig, args=told["base"])
+    assert base.run_stages() == ("codec", "pretrain") and base.codec.steps == 5 and base.data == config.data
+    trained = [name for name in told if name.endswith(("-s0", "-s1")) and not name.startswith("play")]
+    assert len(trained) == 6
+    for name in trained:
+        run = tyro.cli(TrainConfig, args=told[name])
+        assert f"{run.recipe}-s{run.loop.seed}" == name == run.out.name
+        assert run.init == base.out / "system" and run.joint.steps == 7 and run.loop.compile
+        for planner, episodes in (("cem", 12), ("mppi", 30)):
+            play = tyro.cli(tyro.conf.OmitArgPrefixes[EvalConfig], args=told[f"play-{name}-{planner}"])
+            assert (play.planner, play.episodes, play.samples, play.run) == (planner, episodes, 9, run.out)
+            assert play.rows == ("planner",) and play.manifest == "libero_goals_v1"
+    true = tyro.cli(tyro.conf.OmitArgPrefixes[EvalConfig], args=told["play-simulator"])
+    assert (true.world, true.objective, true.episodes) == ("simulator", "state", 12)
+    assert "play-cola-s0-mppi" not in [each.name for each in replace(config, mppi_episodes=0).plays()]
+    assert shown(config.trainings()[0]).startswith("python experiments/train_world_model.py --preset tiny --from-scratch")
+
+
+def test_what_cannot_be_is_said(config, tmp_path):
+    with pytest.raises(ValueError, match="--data: there is no .*nowhere; experiments/collect.py"):
+        replace(config, data=(tmp_path / "nowhere",))
+    with pytest.raises(ValueError, match="--recipes needs at least one value and none twice"):
+        replace(config, recipes=("cola", "cola"))
+    with pytest.raises(ValueError, match="--mppi-episodes 0 or more, got 12, 2 and -1"):
+        replace(config, mppi_episodes=-1)
+    with pytest.raises(ValueError, match="cola-s0 has not been trained, which play-floors needs: --only train"):
+        study(replace(config, only=("play",)))
+    with pytest.raises(ValueError, match="nothing has been played yet"):
+        study(replace(config, only=("results",)))
+
+
+SETTINGS = {"manifest": "goals", "manifest_sha256": "abc", "mujoco": "3.3.2"}
+
+
+def play(runs: Path, name: str, outcomes: dict[str, list[tuple[str, bool]]]) -> None:
+    """Episodes of ``vp2_eval.py``: for each row (category, success) of the instances in order."""
+    folder = runs / "plays" / name
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"rows": {row: SETTINGS for row in outcomes}}))
+    lines = [
+        {
+            "row": row, "instance": number, "seed": 0, "category": category, "success": success, "scene": "s",
+            "best_distance": 0.01 if success else 0.2, "start_distance": 0.3, "plan_seconds": [0.5, 1.5],
+        }
+        for row, episodes in outcomes.items()
+        for number, (category, success) in enumerate(episodes)
+    ]  # fmt: skip
+    (folder / "episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def goals(reach: str, push: str) -> list[tuple[str, bool]]:
+    return [("reach", each == "1") for each in reach] + [("push", each == "1") for each in push]
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    folder = tmp_path / "runs"
+    play(folder, "cola-s0-cem", {"planner": goals("1111", "1100")})
+    play(folder, "cola-s1-cem", {"planner": goals("1110", "1000")})
+    play(folder, "two_stage-s0-cem", {"planner": goals("1000", "1000")})
+    play(folder, "two_stage-s1-cem", {"planner": goals("0100", "1000")})
+    play(folder, "cola-s0-mppi", {"planner": goals("11", "0")})
+    play(folder, "simulator", {"planner": goals("1111", "1010")})
+    play(folder, "floors", {"inverse": goals("1000", "0000"), "random": goals("0000", "0000")})
+    return folder
+
+
+@pytest.fixture
+def read(runs: Path) -> Study:
+    return Study.read(runs, ("cola", "two_stage"), (0, 1))
+
+
+def test_rows_have_wilson_intervals_for_each_seed_by_itself(read):
+    rows = {(each["row"], each["planner"], each["seed"], each["category"]): each for each in rows_of(read)}
+    one = rows["cola", "cem", 1, "all"]
+    assert (one["successes"], one["episodes"], one["seconds_per_plan"]) == (4, 8, 1.0)
+    expected = wilson(4, 8)
+    assert one["interval"] == [expected.low, expected.high]
+    assert rows["cola", "mppi", 0, "reach"]["episodes"] == 2
+    assert rows["random", None, None, "push"]["successes"] == 0 and ("expert", None, None, "all") not in rows
+    assert rows["simulator", "cem", None, "all"]["successes"] == 6
+
+
+def test_recipes_are_compared_on_the_same_episodes_seed_by_seed_and_over_seeds(read):
+    found = [each for each in comparisons_of(read) if each["planner"] == "cem"]
+    lines = {(each["second"], each["seed"], each["category"]): each for each in found}
+    first = lines["two_stage", 0, "all"]
+    test = exact_mcnemar([True] * 4 + [True, True, False, False], [True, False, False, False, True, False, False, False])
+    assert (first["only_first"], first["only_second"], first["p_value"]) == (4, 0, test.p_value)
+    assert first["test"] == "exact McNemar" and not first["shown"] and first["needed"] > 8
+    both = lines["two_stage", None, "all"]
+    assert (both["instances"], both["episodes"], both["only_first"]) == (8, 16, 6)
+    assert both["test"] == "sign flips of instances"
+    assert lines["random", None, "all"]["episodes"] == 16, "one set of episodes stands beside each seed"
+    assert len(pairs_of(read, "cola", "inverse", "mppi", (0,))) == 2, "those that both have played"
+
+
+def test_the_share_of_what_is_reachable_is_a_ratio_on_the_same_goals(read):
+    found = {each["category"]: each for each in reachable(read, "cola")}
+    assert found["reach"]["reachable"] == 1.0 and found["reach"]["share"]["estimate"] == pytest.approx(7 / 8)
+    push = found["push"]  # the simulator reached two of four, cola-s0 two and cola-s1 one
+    assert push["share"]["estimate"] == pytest.approx(0.375 / 0.5)
+    assert found["all"]["share"]["estimate"] == pytest.approx((4 / 8 + 6 / 8) / 2 / (6 / 8))
+    assert 0 <= push["share"]["low"] <= push["share"]["estimate"] <= push["share"]["high"]
+    alone = {each["category"]: each for each in reachable(replace(read, recipes=("cola", "two_stage")), "two_stage")}
+    assert alone["all"]["share"]["estimate"] < found["all"]["share"]["estimate"]
+
+
+def test_a_share_of_nothing_is_none(tmp_path):
+    play(tmp_path, "cola-s0-cem", {"planner": goals("11", "")})
+    play(tmp_path, "simulator", {"planner": goals("00", "")})
+    assert [each["share"] for each in reachable(Study.read(tmp_path, ("cola",), (0,)), "cola")] == [None]
+
+
+def test_the_folder_of_results_can_be_compared_again(read, tmp_path, capsys):
+    path = write_study(read, tmp_path / "results", ["python experiments/one.py", "python experiments/two.py"])
+    text = path.read_text()
+    for said in ("## CEM", "## MPPI", "| cola | 0 | 4/4 | 2/4 | 6/8 |", "not shown", "97.7 %", "python experiments/two.py"):
+        assert said in text, said
+    summary = json.loads((path.parent / "summary.json").read_text())
+    assert {"row", "planner", "category", "seed", "successes", "episodes", "interval"} <= set(summary["rows"][0])
+    assert summary["manifest_sha256"] == "abc" and summary["models"] == []
+    for name in ("cola-s0-cem", "two_stage-s0-cem"):
+        (path.parent / f"{name}_summary.json").write_text(json.dumps({"settings": {"planner": SETTINGS}}))
+    compare(path.parent / "cola-s0-cem_summary.json", path.parent / "two_stage-s0-cem_summary.json")
+    assert "8 instances of goals" in capsys.readouterr().out
+
+
+def test_episodes_of_other_goals_are_refused(read, runs, tmp_path):
+    other = runs / "plays" / "two_stage-s1-cem" / "run.json"
+    other.write_text(json.dumps({"rows": {"planner": SETTINGS | {"manifest": "others", "manifest_sha256": "d"}}}))
+    with pytest.raises(ValueError, match="episodes of different manifests"):
+        write_study(Study.read(runs, ("cola", "two_stage"), (0, 1)), tmp_path / "results", [])
