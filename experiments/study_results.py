@@ -8,13 +8,14 @@ instances, with a bootstrap over instances.
 """
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import bootstrap
+from scipy.stats import DegenerateDataWarning, bootstrap
 
 from colaworld.experiments.compare_runs import Pair, Side, pair_up, read_side
 from colaworld.experiments.compare_table import Comparison, comparisons
@@ -181,11 +182,19 @@ def _share(mine: np.ndarray, true: np.ndarray, seed: int) -> Interval | None:
     estimate = float(ratio(mine, true, 0))
     if np.ptp(mine) == 0 and np.ptp(true) == 0:
         return Interval(estimate=estimate, low=estimate, high=estimate)
-    drawn = bootstrap(
-        (mine, true), ratio, paired=True, vectorized=True, n_resamples=9999, method="percentile",
-        rng=np.random.default_rng(seed), batch=1000,
-    ).bootstrap_distribution  # fmt: skip
-    low, high = np.nanpercentile(drawn, [2.5, 97.5])  # a resample in which nothing is reachable has no ratio
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateDataWarning)  # of resamples in which nothing is reachable
+        drawn = bootstrap(
+            (mine, true),
+            ratio,
+            paired=True,
+            vectorized=True,
+            n_resamples=9999,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+            batch=1000,
+        ).bootstrap_distribution
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
     return Interval(estimate=estimate, low=float(low), high=float(high))
 
 

@@ -129,7 +129,7 @@ def runs(tmp_path: Path) -> Path:
     play(folder, "cola-s1-cem", {"planner": goals("1110", "1000")})
     play(folder, "two_stage-s0-cem", {"planner": goals("1000", "1000")})
     play(folder, "two_stage-s1-cem", {"planner": goals("0100", "1000")})
-    play(folder, "cola-s0-mppi", {"planner": goals("11", "0")})
+    play(folder, "cola-s0-mppi", {"planner": goals("11", "")})
     play(folder, "simulator", {"planner": goals("1111", "1010")})
     play(folder, "floors", {"inverse": goals("1000", "0000"), "random": goals("0000", "0000")})
     return folder
