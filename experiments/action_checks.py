@@ -51,8 +51,9 @@ class TransferReport:
     """Codes drive another start: with their donor's displacement."""
     transferred_interval: Interval
     """95 %, by resampling pairs."""
-    chance: float
-    """The same imagined video with the displacement of a third clip, which had no part in it."""
+    by_chance: float
+    """The same imagined video with the displacements of all clips of its scene that had no part in it: one of them for
+    each start would be a chance result itself."""
     context: float
     """The same imagined video with what the start's own clip did: high where the context decides, not the codes."""
     pull: float
@@ -61,10 +62,10 @@ class TransferReport:
     """Each correlation for x, y and z alone."""
 
 
-def derangement(count: int, seed: int, scenes: Sequence[str] | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Numbers of starts, of the donor of each and of a third clip for each, all different and of the same scene.
+def derangement(count: int, seed: int, scenes: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
+    """Numbers of starts and of the donor of each, another clip of the same scene.
 
-    Every clip of a scene is once each of the three; scenes of fewer than three clips are left out. ValueError when that
+    Every clip of a scene is once each of the two; scenes of fewer than three clips are left out. ValueError when that
     leaves none.
     """
     scenes = ["" for _ in range(count)] if scenes is None else list(scenes)
@@ -75,11 +76,21 @@ def derangement(count: int, seed: int, scenes: Sequence[str] | None = None) -> t
     for scene in dict.fromkeys(scenes):
         ring = draw.permutation([number for number, each in enumerate(scenes) if each == scene])
         if len(ring) >= 3:
-            rows += list(zip(ring, np.roll(ring, 1), np.roll(ring, 2), strict=True))
+            rows += list(zip(ring, np.roll(ring, 1), strict=True))
     if not rows:
         raise ValueError(f"code transfer needs 3 clips of one scene, got {count} clips of {len(set(scenes))} scenes")
-    start, donor, third = torch.from_numpy(np.array(sorted(rows), dtype=np.int64)).unbind(dim=1)
-    return start, donor, third
+    start, donor = torch.from_numpy(np.array(sorted(rows), dtype=np.int64)).unbind(dim=1)
+    return start, donor
+
+
+def bystanders(start: Tensor, donor: Tensor, scenes: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
+    """(place in ``start``, number of a clip) of every clip of a start's scene that is neither start nor donor."""
+    places, others = torch.cartesian_prod(torch.arange(len(start)), start).unbind(dim=1)
+    kept = (others != start[places]) & (others != donor[places])
+    if scenes is not None:
+        numbers = torch.tensor([sorted(set(scenes)).index(each) for each in scenes])
+        kept &= numbers[others] == numbers[start[places]]
+    return places[kept], others[kept]
 
 
 @torch.no_grad()
@@ -104,7 +115,8 @@ def code_transfer(
         raise ValueError(f"code transfer over horizon={horizon} needs clips of {length} frames, got {frames.shape[1]}")
     if ee_pos is not None and not torch.isfinite(ee_pos).all():
         raise ValueError(f"{int((~torch.isfinite(ee_pos)).sum())} of {ee_pos.numel()} numbers of ee_pos are not finite")
-    start, donor, third = derangement(len(frames), seed, scenes)
+    start, donor = derangement(len(frames), seed, scenes)
+    place, bystander = bystanders(start, donor, scenes)
     for part in system.parts().values():
         part.eval()
     model = system.model()
@@ -127,7 +139,7 @@ def code_transfer(
         "ceiling": (seen, real),
         "own": (own, real),
         "transferred": (driven, real[donor]),
-        "chance": (driven, real[third]),
+        "by_chance": (driven[place], real[bystander]),
         "context": (driven, real[start]),
     }
     return TransferReport(

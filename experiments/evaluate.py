@@ -5,7 +5,8 @@
     python experiments/evaluate.py --video.fvd-weights i3d_torchscript.pt    # FVD instead of random features
     python experiments/evaluate.py --video.lpips-weights alexnet-owt-7be5be79.pth
 
-A training run ends with the same; ``evaluation.json`` has every number, one a clip where an interval can be drawn.
+A training run ends with the same, and with what was measured before its adapter stage, which the finished weights
+no longer show. ``evaluation.json`` has every number, one a clip where an interval can be drawn.
 """
 
 from pathlib import Path

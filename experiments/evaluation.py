@@ -46,7 +46,7 @@ BEFORE = "before_adapter.json"
 PLANNING = "planning"
 TRANSFER_HORIZON = 5
 CLIPS_OF_A_SCENE = 3
-"""Code transfer takes a start, a donor and a third clip of one scene."""
+"""Code transfer takes a start, a donor and a bystander of one scene."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +105,7 @@ class Evaluation:
             "clips": len(self.truth),
             "clip_seed": self.windows.seed,
             "copy": {"video": self._video(copy), "next_frame_error": _per_clip(latents[:, :-1], latents)},
+            "codec": {"video": self._video(self._returned(system))},
         }
         path = folder / BEFORE
         checks = json.loads(path.read_text()) if path.is_file() else self._code_checks(system)
@@ -122,6 +123,11 @@ class Evaluation:
         for part in system.parts().values():
             part.eval()
         return self.clips.to(next(system.video.parameters()).device)
+
+    def _returned(self, system: ColaSystem) -> Tensor:
+        """The real frames as the codec returns them: the best that imagination could do."""
+        latents = system.codec.encode(self._on_device(system).frames)
+        return system.codec.decode(latents).add(1.0).div(2.0).clamp(0.0, 1.0).cpu()
 
     def _video(self, frames: Tensor) -> dict[str, Any]:
         return video_metrics(self.truth, frames, self.video, horizons=HORIZONS, context=CONTEXT_FRAMES)
@@ -253,7 +259,7 @@ def summary(report: dict[str, Any]) -> str:
     if report["transfer"] is not None:
         transfer = report["transfer"]
         lines.append(
-            "transfer: own {own:.2f}  transferred {transferred:.2f}  chance {chance:.2f}".format(**transfer)
+            "transfer: own {own:.2f}  transferred {transferred:.2f}  chance {by_chance:.2f}".format(**transfer)
         )
     if report.get(PLANNING) is not None:
         means = {name: sum(values) / len(values) for name, values in report[PLANNING].items() if name in MEASURED}

@@ -23,6 +23,7 @@ GroupName = Literal[
     "freeze",
     "gradients",
     "probe",
+    "compute",
     "adapter",
     "ramp",
     "guard",
@@ -104,6 +105,12 @@ GROUPS: Mapping[GroupName, Group] = MappingProxyType(
             variants=("cola", "two_stage"),
             first=True,
         ),
+        "compute": Group(
+            title="Two-stage at equal compute",
+            question="A joint step costs half as much again as one of two-stage training, on average over its stages. "
+            "Is two-stage worse when it may spend as many operations?",
+            variants=("cola", "two_stage", "two_stage_compute"),
+        ),
         "adapter": Group(
             title="Adapter robustness",
             question="What is lost when real actions through the adapter take the place of the inverse dynamics "
@@ -165,6 +172,7 @@ GROUPS: Mapping[GroupName, Group] = MappingProxyType(
                 "through_adapter",
                 "plain_adapter",
                 "regressing_adapter",
+                "two_stage_regressing_adapter",
                 "nearest_adapter",
                 "classifying_adapter",
                 "plain_classifying_adapter",
@@ -220,14 +228,14 @@ class Cell:
 
     def flags(self, scale: Scale) -> dict[str, str]:
         """Everything that ``train_world_model.py`` is told, but for paths; "" is the value of a switch."""
-        warmup = scale.warmup_steps(self.variant.warmup)
+        warmup, steps = scale.warmup_steps(self.variant.warmup), round(self.variant.steps * scale.steps)
         plain = scale.warmup_steps(PLAIN_WARMUP)
-        imagined = scale.imagined * (scale.steps - plain) / (scale.steps - warmup)
+        imagined = self.variant.steps * scale.imagined * (scale.steps - plain) / (steps - warmup)
         return {
             "--recipe": self.variant.recipe,
             "--preset": scale.name,
             "--warmup.steps": str(warmup),
-            "--joint.steps": str(scale.steps - warmup),
+            "--joint.steps": str(steps - warmup),
             "--joint.imagined": f"{imagined:.6f}",
             "--warmup.batch-size": str(scale.batch_size),
             "--joint.batch-size": str(scale.batch_size),

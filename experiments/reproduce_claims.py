@@ -1,15 +1,15 @@
-"""The paper's claims, each with the one comparison that decides it here, fixed before any cell has run.
+"""The paper's claims, each with the one comparison that decides it here.
 
 A comparison is paired by seed, on the same clips. Its *gain* is by how much the first variant is better than the
 second: "holds here" when the interval over seeds lies above zero, and so does the clustered one where the measure has a
 number for each clip; "does not hold here" when both lie below; "cannot tell at this n" otherwise; "has not run" while a
-cell that it needs has not finished. Recipes are compared as their latent-action stages leave them, before the adapter
-stage; what the adapter costs, and how one plans over real actions, is compared after it. Other measures of the same
-comparison are shown and decide nothing.
+cell that it needs has not finished; "nothing to compare" where the two lack what the claim is about. Recipes are
+compared as their latent-action stages leave them, before the adapter stage; what the adapter costs, and how one plans
+over real actions, is compared after it. Other measures of the same comparison are shown and decide nothing.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -21,12 +21,15 @@ from colaworld.experiments.reproduce_measures import (
     CLOSEST,
     COSINE,
     COSINE_GAIN,
+    NEXT_FRAME,
     PROBE,
     PROBE_GAIN,
+    SAID,
     SUCCESS,
     USE,
     USE_AFTER,
     Measure,
+    Source,
     collapsed,
     drop,
     health,
@@ -36,7 +39,8 @@ from colaworld.experiments.reproduce_store import StoredCell
 from colaworld.experiments.reproduce_variants import VARIANTS
 
 HOLDS, FAILS, OPEN, NOT_RUN = "holds here", "does not hold here", "cannot tell at this n", "has not run"
-Outcome = Literal["holds here", "does not hold here", "cannot tell at this n", "has not run"]
+EMPTY = "nothing to compare"
+Outcome = Literal["holds here", "does not hold here", "cannot tell at this n", "has not run", "nothing to compare"]
 Cells = Mapping[str, StoredCell]
 
 
@@ -51,7 +55,7 @@ class Claim:
     margin: float = 0.0
     """For "no worse than": how much worse than the second's mean still counts as no worse, as a share of it."""
     needs: Measure | None = None
-    """What must be above ``least`` for every seed of both, else the comparison says nothing."""
+    """What must be above ``least`` in both, by their means over seeds, else there is nothing to compare."""
     least: float = 0.0
     empty: str = ""
     """What it means when it is not."""
@@ -61,11 +65,13 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class CollapseClaim:
-    """With every seed the codebook of ``first`` has collapsed at the end and that of ``second`` has not."""
+    """With every seed the codebook of ``first`` has collapsed and that of ``second`` has not."""
 
     text: str
     first: str
     second: str
+    source: Source = "learned"
+    """What gives the codes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +92,10 @@ _ALSO = (video("learned", "psnr", 1), video("learned", "ssim", 10), video("learn
 _ALSO_ADAPTED = (video("adapter", "psnr", 1), video("adapter", "ssim", 10), video("adapter", "frechet", 10))
 
 
+CLOSER = (USE, NEXT_FRAME, video("learned", "frechet", 10))
+"""Measures of ``looked_again``."""
+
+
 def _predicts_better(text: str, second: str, *also: Measure) -> Claim:
     return Claim(text=text, first="cola", second=second, measure=_FAR, beside=(*_ALSO, *also))
 
@@ -95,12 +105,17 @@ def _plans_better(text: str, first: str, second: str) -> Claim:
 
 
 def _cost(metric: str, horizon: int) -> Measure:
-    return drop(metric, horizon, "papers_adapter")
+    return drop(metric, horizon, "snapped_adapter")
 
 
 CLAIMS: tuple[Claim | CollapseClaim, ...] = (
     CollapseClaim(
         text="Without a warm-up the codebook collapses, with one it does not.", first="no_warmup", second="cola"
+    ),
+    CollapseClaim(
+        text="The same, against a run without warm-up whose commitment loss has its full weight from the first step.",
+        first="no_warmup_no_ramp",
+        second="cola",
     ),
     _predicts_better("Warm-up, then joint training beats no warm-up at equal steps.", "no_warmup"),
     _predicts_better(
@@ -130,7 +145,24 @@ CLAIMS: tuple[Claim | CollapseClaim, ...] = (
         empty="a model that makes no use of its codes has nothing to lose",
         beside=(_cost("psnr", 1), _cost("ssim", 10), _cost("frechet", 10), health("adapter", "entropy")),
     ),
+    Claim(
+        text="The same, with the paper's adapter: two layers over the action, which regress and are snapped to codes.",
+        first="regressing_adapter",
+        second="two_stage_regressing_adapter",
+        measure=_cost("psnr", 10),
+        needs=USE_AFTER,
+        least=0.01,
+        empty="a model that makes no use of its codes has nothing to lose",
+        beside=(_cost("psnr", 1), _cost("ssim", 10), _cost("frechet", 10), health("adapter", "entropy")),
+    ),
+    CollapseClaim(
+        text="Driven by the paper's adapter, two-stage loses its codes and CoLA does not.",
+        first="two_stage_regressing_adapter",
+        second="regressing_adapter",
+        source="adapter",
+    ),
     _predicts_better("CoLA predicts better than two-stage at equal steps.", "two_stage"),
+    _predicts_better("CoLA predicts better than two-stage at equal compute.", "two_stage_compute"),
     Claim(
         text="With 1 % of the action labels, an adapter on latent actions beats real actions as conditioning.",
         first="cola_labels_1",
@@ -180,11 +212,12 @@ def judge(claim: Claim | CollapseClaim, cells: Cells, seeds: Sequence[int]) -> V
         why = f"Runs measured this in ways that cannot be compared: {claim.measure.title} ({'; '.join(bases)})."
         return Verdict(claim=claim, outcome=NOT_RUN, why=why)
     if claim.needs is not None:
-        floor = min(_lowest(claim.needs, cells, name, seeds) for name in _pair(claim))
-        if not floor > claim.least:
-            said = "not measured" if np.isnan(floor) else claim.needs.text(floor)
-            why = f"{claim.needs.title} is {said} in one of the runs: {claim.empty}."
-            return Verdict(claim=claim, outcome=OPEN, why=why)
+        floors = {name: _mean(claim.needs, cells, name, seeds) for name in _pair(claim)}
+        lowest = min(floors, key=lambda name: (not np.isnan(floors[name]), floors[name]))
+        if not floors[lowest] > claim.least:
+            said = "not measured" if np.isnan(floors[lowest]) else claim.needs.text(floors[lowest])
+            why = f"{claim.needs.title} is {said} with {VARIANTS[lowest].title}, mean over seeds: {claim.empty}."
+            return Verdict(claim=claim, outcome=EMPTY, why=why)
     gain, clustered = gain_intervals(claim, claim.measure, cells, seeds)
     intervals = [each for each in (gain, clustered) if each is not None]
     outcome = OPEN
@@ -226,15 +259,35 @@ def gain_intervals(
 
 
 def _judge_collapse(claim: CollapseClaim, cells: Cells, seeds: Sequence[int]) -> Verdict:
-    states = {name: [collapsed(_cell(cells, name, seed)) for seed in seeds] for name in _pair(claim)}
+    states = {
+        name: [collapsed(_cell(cells, name, seed), claim.source) for seed in seeds] for name in _pair(claim)
+    }
     if any(None in row for row in states.values()):
         return Verdict(claim=claim, outcome=NOT_RUN, why="Not every run has measured its codebook's health.")
     as_claimed = [first and not second for first, second in zip(*states.values(), strict=True)]
     outcome = HOLDS if all(as_claimed) else OPEN if any(as_claimed) else FAILS
-    counts = "; ".join(
-        f"{VARIANTS[name].title}: collapsed with {sum(row)} of {len(row)} seeds" for name, row in states.items()
-    )
-    return Verdict(claim=claim, outcome=outcome, why=f"When the latent-action stages end, {counts}.")
+    counts = "; ".join(_collapses(name, row, cells, seeds) for name, row in states.items())
+    when = "When the latent-action stages end" if claim.source == "learned" else f"Under {SAID[claim.source]}"
+    return Verdict(claim=claim, outcome=outcome, why=f"{when}, {counts}.")
+
+
+def _collapses(name: str, states: Sequence[tuple[str, ...]], cells: Cells, seeds: Sequence[int]) -> str:
+    """How often, by which thresholds; and whether the world model uses the codes, which no threshold says."""
+    said = f"{VARIANTS[name].title}: collapsed with {sum(map(bool, states))} of {len(states)} seeds"
+    reasons = dict.fromkeys(reason.replace("_", "-") for row in states for reason in row)
+    use = [USE.mean(_cell(cells, name, seed)) for seed in seeds]
+    why = f" (by {', '.join(reasons)})" if reasons else ""
+    return said + why + ("" if None in use else f", U {' / '.join(map(USE.text, use))}")
+
+
+def looked_again(claim: Claim | CollapseClaim, cells: Cells, seeds: Sequence[int]) -> dict[str, Verdict]:
+    """The same comparison by what follows actions more closely than PSNR ten steps on does: a world model that ignores
+    its codes loses a tenth of a dB there. Chosen when the first 23 cells had run, so that for those it confirms
+    nothing. Empty for claims that are decided by something else.
+    """
+    if not isinstance(claim, Claim) or claim.measure is not _FAR:
+        return {}
+    return {measure.title: judge(replace(claim, measure=measure, beside=()), cells, seeds) for measure in CLOSER}
 
 
 def _sentence(claim: Claim, cells: Cells, seeds: Sequence[int], gain: Interval) -> str:
@@ -268,9 +321,10 @@ def _check_clips(claim: Claim, cells: Cells, seeds: Sequence[int]) -> None:
                 raise ValueError(f"{run.cell} was evaluated with {key} = {mine!r}, {runs[0].cell} with {other!r}")
 
 
-def _lowest(measure: Measure, cells: Cells, variant: str, seeds: Sequence[int]) -> float:
+def _mean(measure: Measure, cells: Cells, variant: str, seeds: Sequence[int]) -> float:
+    """Over seeds; NaN where one did not measure it."""
     means = [measure.mean(_cell(cells, variant, seed)) for seed in seeds]
-    return float(np.min([np.nan if mean is None else mean for mean in means]))
+    return float(np.mean([np.nan if mean is None else mean for mean in means]))
 
 
 def _pair(claim: Claim | CollapseClaim) -> tuple[str, str]:

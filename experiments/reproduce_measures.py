@@ -18,10 +18,10 @@ import numpy as np
 from colaworld.experiments.reproduce_store import StoredCell
 
 HORIZONS = (1, 5, 10)
-Source = Literal["learned", "idm", "adapter", "adapter_codes", "papers_adapter", "copy"]
+Source = Literal["learned", "idm", "adapter", "adapter_codes", "snapped_adapter", "copy", "codec"]
 """What drives the world model. ``"learned"``: before the adapter stage, the IDM's codes or, for the recipe on real
-actions, these. After it: the others; ``"papers_adapter"`` is the adapter's answer snapped to codes where a run has that
-(the paper's adapter answers with codes), else as it is.
+actions, these. After it: the others; ``"snapped_adapter"`` is the adapter's answer snapped to codes where a run has
+that (the paper's answers with codes; its two layers over the action alone are a variant's), else as it is.
 """
 Value = np.ndarray | None
 COLLAPSE = {"utilisation": 0.2, "max_usage": 0.5, "entropy": 1.0}
@@ -31,12 +31,13 @@ SAID: Mapping[Source, str] = {
     "idm": "IDM's codes after the adapter stage",
     "adapter": "real actions through the adapter",
     "adapter_codes": "real actions through the adapter, snapped to codes",
-    "papers_adapter": "real actions through the adapter, snapped to codes where there are codes",
+    "snapped_adapter": "real actions through the adapter, snapped to codes where there are codes",
     "copy": "last frame copied",
+    "codec": "real frames as the codec returns them",
 }
 _PLACES: Mapping[Source, tuple[tuple[str, ...], ...]] = {
     "learned": (("before_adapter", "idm"), ("before_adapter", "adapter")),
-    "papers_adapter": (("adapter_codes",), ("adapter",)),
+    "snapped_adapter": (("adapter_codes",), ("adapter",)),
 }
 """Where a source stands in an evaluation; the first that is there counts. Others stand under their name."""
 
@@ -173,18 +174,16 @@ def token_health(token: Mapping[str, float | None], quantity: str) -> float | No
     return token.get(quantity) if moving is None else moving
 
 
-def collapsed(stored: StoredCell) -> bool | None:
-    """Whether a token of the run's codebook has collapsed by the paper's thresholds when the latent-action stages end;
-    None when there are no codes.
+def collapsed(stored: StoredCell, source: Source = "learned") -> tuple[str, ...] | None:
+    """By which of the paper's thresholds a token of the run's codebook has collapsed, by default when the latent-action
+    stages end; none for a healthy one, None when there are no codes.
     """
-    values = {quantity: health("learned", quantity).mean(stored) for quantity in COLLAPSE}
+    values = {quantity: health(source, quantity).mean(stored) for quantity in COLLAPSE}
     if None in values.values():
         return None
-    return (
-        values["utilisation"] < COLLAPSE["utilisation"]
-        or values["max_usage"] > COLLAPSE["max_usage"]
-        or values["entropy"] < COLLAPSE["entropy"]
-    )
+    signs = {"max_usage": -1.0}
+    beyond = {name: signs.get(name, 1.0) * (values[name] - border) < 0 for name, border in COLLAPSE.items()}
+    return tuple(name for name, crossed in beyond.items() if crossed)
 
 
 def _probe_gain(evaluation: Mapping[str, Any]) -> Value:
@@ -220,7 +219,7 @@ TRANSFER = tuple(
         ("ceiling", "what the gripper's locator allows, on real frames", None),
         ("own", "a clip's own codes", "higher"),
         ("transferred", "another clip's codes", "higher"),
-        ("chance", "by chance", None),
+        ("by_chance", "by chance", None),
         ("pull", "pull (0: codes name movements, 1: codes name places)", "lower"),
     )
 )

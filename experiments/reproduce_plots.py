@@ -108,7 +108,7 @@ def adapter_cost(cells: Cells, variants: Sequence[str], seeds: Sequence[int]) ->
         for place, variant in enumerate(variants):
             drawn = 0
             for cell in finished_runs(cells, variant, seeds):
-                pair = [video(source, "psnr", horizon).mean(cell) for source in ("idm", "papers_adapter")]
+                pair = [video(source, "psnr", horizon).mean(cell) for source in ("idm", "snapped_adapter")]
                 if None not in pair:
                     label = None if drawn else VARIANTS[variant].title
                     places = place + np.array([-0.3, 0.3])

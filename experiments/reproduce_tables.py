@@ -7,6 +7,9 @@ import numpy as np
 
 from colaworld.experiments.reproduce_cells import Cell
 from colaworld.experiments.reproduce_claims import (
+    CLAIMS,
+    CLOSER,
+    EMPTY,
     FAILS,
     HOLDS,
     NOT_RUN,
@@ -15,6 +18,7 @@ from colaworld.experiments.reproduce_claims import (
     Claim,
     Verdict,
     gain_intervals,
+    looked_again,
     missing_cells,
     total_flops,
 )
@@ -24,7 +28,7 @@ from colaworld.experiments.reproduce_plots import finished_runs
 from colaworld.experiments.reproduce_store import StoredCell
 from colaworld.experiments.reproduce_variants import VARIANTS
 
-_CLASSES = {HOLDS: "holds", FAILS: "fails", OPEN: "open", NOT_RUN: "none"}
+_CLASSES = {HOLDS: "holds", FAILS: "fails", OPEN: "open", NOT_RUN: "none", EMPTY: "open"}
 
 
 def html_table(header: Iterable[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
@@ -47,6 +51,23 @@ def claims_table(verdicts: Sequence[Verdict], cells: Cells, seeds: Sequence[int]
         outcome = f'<span class="{_CLASSES[verdict.outcome]}"><b>{escape(verdict.outcome)}</b></span>'
         rows.append([escape(verdict.claim.text), outcome, why])
     return html_table(("claim", "verdict", "why"), rows)
+
+
+def closer_table(cells: Cells, seeds: Sequence[int]) -> str:
+    """Of every claim that is decided by PSNR ten steps on, what other measures say."""
+    rows = []
+    for claim in CLAIMS:
+        if again := looked_again(claim, cells, seeds):
+            rows.append([escape(claim.text), *map(_again, again.values())])
+    return html_table(("claim", *(measure.title for measure in CLOSER)), rows)
+
+
+def _again(verdict: Verdict) -> str:
+    said = f'<span class="{_CLASSES[verdict.outcome]}">{escape(verdict.outcome)}</span>'
+    if verdict.gain is None:
+        return said
+    text, gain = verdict.claim.measure.text, verdict.gain
+    return f"{said}<small>gain {text(gain.estimate)} [{text(gain.low)}, {text(gain.high)}]</small>"
 
 
 def _beside(claim: Claim, cells: Cells, seeds: Sequence[int]) -> str:

@@ -23,6 +23,8 @@ class Variant:
     recipe: RecipeName = "cola"
     warmup: int = PLAIN_WARMUP
     """Length of the warm-up in sixtieths of all steps."""
+    steps: float = 1.0
+    """Of warm-up and joint together, in those of the other variants."""
     flags: Mapping[str, str] = field(default_factory=dict)
     """Further flags of ``train_world_model.py``; "" is the value of a switch, words are told apart by spaces."""
 
@@ -50,6 +52,12 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
             Variant(name="no_grad_to_lam", title="no gradient to the LAM", recipe="no_grad_to_lam"),
             Variant(name="no_grad_to_world", title="no gradient to the world model", recipe="no_grad_to_world"),
             Variant(name="two_stage", title="two-stage (30/60 + 30/60)", recipe="two_stage"),
+            Variant(
+                name="two_stage_compute",
+                title="two-stage with 1.5 times the steps, which is cola's compute",
+                recipe="two_stage",
+                steps=1.5,
+            ),
             Variant(name="real_actions", title="real actions", recipe="real_actions"),
             Variant(name="continuous", title="continuous (KL)", flags={"--bottleneck": "continuous"}),
             Variant(name="fsq", title="FSQ", flags={"--bottleneck": "fsq"}),
@@ -112,6 +120,12 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
             Variant(
                 name="regressing_adapter",
                 title="two-layer adapter that regresses and quantises (the paper's)",
+                flags={"--no-adapter-context": "", "--adapter-kind": "regress", "--adapter-snap": ""},
+            ),
+            Variant(
+                name="two_stage_regressing_adapter",
+                title="two-stage with that adapter",
+                recipe="two_stage",
                 flags={"--no-adapter-context": "", "--adapter-kind": "regress", "--adapter-snap": ""},
             ),
             Variant(name="nearest_adapter", title="adapter near the right code", flags={"--adapter-kind": "nearest"}),

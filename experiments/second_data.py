@@ -87,7 +87,7 @@ MEASURES: tuple[Measure, ...] = (
     number("L1 of the constant predictor", "probe", "l1_constant", digits=4),
     number("R2 of the gripper's displacement, read linearly", "probe", "displacement_r2"),
     number("R2 of the gripper's destination, read linearly", "probe", "destination_r2"),
-    *(number(f"code transfer: {name}", "transfer", name) for name in ("ceiling", "own", "transferred", "chance")),
+    *(number(f"code transfer: {name}", "transfer", name) for name in ("ceiling", "own", "transferred", "by_chance")),
 )
 """What the table shows of a report, which is shaped as ``evaluation.json``."""
 

@@ -32,9 +32,9 @@ MEASURES: Mapping[str, Measure] = {
     **{
         f"{metric}_{horizon}_{source}": video(source, metric, horizon)
         for metric, horizon in (("psnr", 1), ("psnr", 5), ("psnr", 10), ("ssim", 10), ("frechet", 10))
-        for source in ("learned", "idm", "papers_adapter")
+        for source in ("learned", "idm", "snapped_adapter")
     },
-    "psnr_10_drop": drop("psnr", 10, "papers_adapter"),
+    "psnr_10_drop": drop("psnr", 10, "snapped_adapter"),
     **{f"{name}_{source}": health(source, name) for name in COLLAPSE for source in ("idm", "adapter")},
     "probe_l1": PROBE,
     "probe_l1_constant": PROBE_CONSTANT,

@@ -208,8 +208,11 @@ def starting_system(config: TrainConfig, clips: ClipDataset) -> ColaSystem:
         wanted, found = getattr(fresh.info, name), getattr(trained.info, name)
         if wanted != found:
             raise ValueError(f"{source}: {name} is {found!r}, but the data and flags of this run say {wanted!r}")
+    left = [stage for stage in config.run_stages() if stage not in finished]
+    if not finished and (trained.info.recipe != config.recipe or not config.stages):
+        check_not_beyond(source, trained, left)
     check_parts(source, trained, fresh)
-    check_turn(source, config.recipe, trained.info.stage, [stage for stage in config.run_stages() if stage not in finished])
+    check_turn(source, config.recipe, trained.info.stage, left)
     return replace(fresh, **trained.parts(), info=replace(fresh.info, stage=trained.info.stage))
 
 
@@ -234,6 +237,16 @@ def check_turn(source: Path, recipe: RecipeName, trained: StageName, left: list[
                 f"{source} has been trained to stage {trained!r}, but stage {left[0]!r} of recipe {recipe!r} "
                 f"begins after {before!r}"
             )
+
+
+def check_not_beyond(source: Path, trained: ColaSystem, left: list[StageName]) -> None:
+    """ValueError when what a run would begin with has learned latent actions already, and the run begins with those."""
+    if left and left[0] in LATENT_ACTION_STAGES and trained.info.stage not in RECIPES[trained.info.recipe].stages[:2]:
+        raise ValueError(
+            f"--init {source} has been trained to stage {trained.info.stage!r} of recipe {trained.info.recipe!r}, and "
+            f"this run begins with {left[0]!r}: give it a system of stage 'pretrain', or, to train the same recipe's "
+            "stages again, name them with --stages"
+        )
 
 
 def public_config(part: ConfigMixin) -> dict[str, object]:

@@ -10,7 +10,7 @@ below horizon 10 both sides are continued by their last frame, and the result is
 Shapes: clips ``(n, context + 10, 3, height, width)``, floats in [0, 1].
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,16 @@ def metrics_table(reports: dict[str, dict[str, dict[str, Any]]]) -> str:
             cells = [*means, distance["value"], distance["plain"]]
             numbers = "".join(f"{'-':>10}" if cell is None else f"{cell:>10.4g}" for cell in cells)
             lines.append(f"{variant:<27}{horizon:>5}{numbers}{distance['n']:>10}  {distance['name']}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *few_clips([metrics["frechet"] for metrics in first.values()])])
+
+
+def few_clips(distances: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line where n / 2 clips, the smallest subset of the extrapolation, are fewer than the features."""
+    few = {(each["name"], each["n"], each["features"]) for each in distances if each["n"] < 2 * each["features"]}
+    return [
+        f"{name}: {n} clips are few for its {features} features, its distances mean little; give it {2 * features} or more"
+        for name, n, features in sorted(few)
+    ]
 
 
 def _psnr(guess: Tensor, real: Tensor) -> Tensor:

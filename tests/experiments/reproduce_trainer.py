@@ -89,7 +89,7 @@ evaluation = {
         "displacement_r2": 0.3,
         "destination_r2": 0.5,
     },
-    "transfer": {"ceiling": 0.9, "own": 0.5, "transferred": 0.3, "chance": 0.0, "pull": 0.6},
+    "transfer": {"ceiling": 0.9, "own": 0.5, "transferred": 0.3, "by_chance": 0.0, "pull": 0.6},
 }
 with (out / "metrics.jsonl").open("w") as file:
     for step in range(10, 1501, 10):

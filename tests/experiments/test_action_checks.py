@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from colaworld.experiments.action_checks import (
     TransferReport,
     adapter_confusion,
+    bystanders,
     code_transfer,
     correlation,
     derangement,
@@ -76,7 +77,7 @@ def test_codes_that_name_movements_do_the_same_from_another_start():
     report = transfer("movement")
     assert (report.n, report.horizon) == (120, HORIZON)
     assert (report.ceiling, report.own, report.transferred) == pytest.approx((1.0, 1.0, 1.0), abs=1e-5)
-    assert abs(report.chance) < 0.2 and abs(report.context) < 0.2 and abs(report.pull) < 1e-4
+    assert abs(report.by_chance) < 0.05 and abs(report.context) < 0.2 and abs(report.pull) < 1e-4
     assert report.per_dimension["transferred"] == pytest.approx((1.0, 1.0, 1.0), abs=1e-5)
 
 
@@ -89,7 +90,7 @@ def test_codes_that_name_places_drive_their_own_start_only():
 
 def test_a_world_that_ignores_its_codes_transfers_nothing():
     report = transfer("ignored")
-    assert (report.own, report.transferred, report.chance, report.pull) == pytest.approx((0.0,) * 4, abs=1e-6)
+    assert (report.own, report.transferred, report.by_chance, report.pull) == pytest.approx((0.0,) * 4, abs=1e-6)
     assert report.ceiling == pytest.approx(1.0)
 
 
@@ -117,11 +118,17 @@ def test_the_seed_decides_who_gives_to_whom():
 
 def test_pairs_are_of_one_scene_and_never_of_one_clip():
     scenes = [("a", "b", "c")[number % 3] for number in range(30)] + ["d"] * 3 + ["lonely", "few", "few"]
-    start, donor, third = derangement(36, 0, scenes)
+    start, donor = derangement(36, 0, scenes)
     assert len(start) == 33  # scenes of fewer than three clips are left out
-    for trio in zip(start.tolist(), donor.tolist(), third.tolist(), strict=True):
-        assert len(set(trio)) == 3 and len({scenes[number] for number in trio}) == 1
-    assert sorted(donor.tolist()) == sorted(third.tolist()) == sorted(start.tolist()) == list(range(33))
+    for one, other in zip(start.tolist(), donor.tolist(), strict=True):
+        assert one != other and scenes[one] == scenes[other]
+    assert sorted(donor.tolist()) == sorted(start.tolist()) == list(range(33))
+    place, bystander = bystanders(start, donor, scenes)
+    found = set(zip(start[place].tolist(), bystander.tolist(), strict=True))
+    for one, other in zip(start.tolist(), donor.tolist(), strict=True):
+        scene = {number for number in range(33) if scenes[number] == scenes[one]}
+        assert {third for first, third in found if first == one} == scene - {one, other}
+    assert len(found) == len(place) == 3 * 10 * 8 + 3
 
 
 def test_transfer_names_what_is_missing():

@@ -1,4 +1,4 @@
-"""Verdicts on planted numbers: each of the four outcomes, thresholds, margins, and what is not comparable."""
+"""Verdicts on planted numbers: each of the five outcomes, thresholds, margins, and what is not comparable."""
 
 from copy import deepcopy
 
@@ -8,23 +8,27 @@ from scipy.stats import ttest_rel
 
 from colaworld.experiments.reproduce_claims import (
     CLAIMS,
+    CLOSER,
+    EMPTY,
     FAILS,
     HOLDS,
     NOT_RUN,
     OPEN,
     Cells,
+    CollapseClaim,
     Verdict,
     gain_intervals,
     judge,
+    looked_again,
 )
 from colaworld.experiments.reproduce_intervals import clustered_interval, t_interval
-from colaworld.experiments.reproduce_measures import collapsed, drop, health, video
+from colaworld.experiments.reproduce_measures import USE, collapsed, drop, health, video
 from colaworld.experiments.reproduce_report import warmup_sentence
 from colaworld.experiments.reproduce_store import StoredCell
 from colaworld.experiments.reproduce_variants import VARIANTS
 
 CLIPS = np.random.default_rng(0).normal(20, 3, 12)
-COLLAPSE, WARMUP, _, FROZEN_LAM, _, _, _, PROBE, DROP, TWO_STAGE, *_ = CLAIMS
+COLLAPSE, _, WARMUP, _, FROZEN_LAM, _, _, _, PROBE, DROP, _, _, TWO_STAGE, *_ = CLAIMS
 SEEDS = (0, 1, 2)
 
 
@@ -142,7 +146,7 @@ def test_compute_is_named_where_it_differs() -> None:
     ],
 )
 def test_collapse_by_the_papers_thresholds_in_any_token(token: tuple[float, ...], dead: bool) -> None:
-    assert collapsed(stored("cola", 0, tokens=[(0.8, 0.2, 2.5), token])) is dead
+    assert bool(collapsed(stored("cola", 0, tokens=[(0.8, 0.2, 2.5), token]))) is dead
 
 
 def test_idle_transitions_do_not_count_where_they_are_told_apart() -> None:
@@ -156,7 +160,9 @@ def test_idle_transitions_do_not_count_where_they_are_told_apart() -> None:
 def test_collapse_is_judged_by_all_seeds(dead: tuple[int, ...], outcome: str) -> None:
     cells = planted(cola=[{}] * 3, no_warmup=[{"tokens": [(0.1, 0.9, 0.2)]} if each else {} for each in dead])
     assert verdict(COLLAPSE, cells).outcome == outcome
-    assert f"collapsed with {sum(dead)} of 3 seeds" in verdict(COLLAPSE, cells).why
+    why = verdict(COLLAPSE, cells).why
+    assert f"collapsed with {sum(dead)} of 3 seeds" in why and "U 0.100 / 0.100 / 0.100" in why
+    assert ("(by utilisation, max-usage, entropy)" in why) == any(dead)
 
 
 def test_a_collapse_with_warmup_too_is_no_merit_of_the_warmup() -> None:
@@ -172,17 +178,40 @@ def test_as_readable_means_within_a_margin(ours: float, outcome: str) -> None:
 
 def test_unreadable_codes_are_not_as_readable() -> None:
     cells = planted(cola=[{"probe": 0.26}] * 3, two_stage=[{"probe": 0.26}] * 3)
-    assert verdict(PROBE, cells).outcome == OPEN and "equally unreadable" in verdict(PROBE, cells).why
+    assert verdict(PROBE, cells).outcome == EMPTY and "equally unreadable" in verdict(PROBE, cells).why
 
 
 def test_the_smaller_drop_wins_and_unused_codes_have_none() -> None:
     costs = {"cola": [{"lost": 0.5 + 0.01 * seed} for seed in SEEDS], "two_stage": [{"lost": 2.0}] * 3}
     assert verdict(DROP, planted(**costs)).outcome == HOLDS
-    assert drop("psnr", 10, "papers_adapter").mean(planted(**costs)["two_stage-s0"]) == pytest.approx(2.0)
+    assert drop("psnr", 10, "snapped_adapter").mean(planted(**costs)["two_stage-s0"]) == pytest.approx(2.0)
     unused = {"cola": [{"lost": 0.0, "use": 0.009}] * 3, "two_stage": [{"lost": 2.0}] * 3}
-    assert (
-        verdict(DROP, planted(**unused)).outcome == OPEN and "nothing to lose" in verdict(DROP, planted(**unused)).why
-    )
+    found = verdict(DROP, planted(**unused))
+    assert found.outcome == EMPTY and f"0.009 with {VARIANTS['cola'].title}" in found.why
+
+
+def test_one_weak_seed_does_not_end_a_comparison() -> None:
+    weak = {"cola": [{"lost": 0.5 + 0.01 * seed, "use": (0.4, 0.4, 0.0)[seed]} for seed in SEEDS]}
+    assert verdict(DROP, planted(**weak, two_stage=[{"lost": 2.0}] * 3)).outcome == HOLDS
+
+
+def test_a_collapse_under_the_adapter_is_judged_by_its_codes() -> None:
+    cells = planted(regressing_adapter=[{}] * 3, two_stage_regressing_adapter=[{}] * 3)
+    claim = next(each for each in CLAIMS if isinstance(each, CollapseClaim) and each.source == "adapter")
+    for name, cell in cells.items():
+        healthy = learned(cell)["health"]
+        dead = [{"utilisation": 0.1, "max_usage": 0.5, "entropy": 1.2}]
+        cell.evaluation["adapter"]["health"] = dead if "two_stage" in name else healthy
+    assert verdict(claim, cells).outcome == HOLDS and "(by utilisation)" in verdict(claim, cells).why
+
+
+def test_claims_of_psnr_are_looked_at_again_and_others_are_not() -> None:
+    cells = planted(cola=[{"use": 0.4 + 0.01 * seed} for seed in SEEDS], no_warmup=[{"use": 0.1}] * 3)
+    again = looked_again(WARMUP, cells, SEEDS)
+    assert again[USE.title].outcome == HOLDS and verdict(WARMUP, cells).outcome == OPEN
+    assert set(again) == {measure.title for measure in CLOSER}
+    assert looked_again(PROBE, cells, SEEDS) == looked_again(COLLAPSE, cells, SEEDS) == {}
+    assert looked_again(WARMUP, {}, SEEDS)[USE.title].outcome == NOT_RUN
 
 
 def test_recipes_are_compared_before_the_adapter_stage_and_drops_after_it() -> None:
@@ -207,8 +236,8 @@ def test_the_drop_is_that_of_the_adapters_codes_where_it_has_some() -> None:
         found["adapter_codes"] = {"video": {"10": {"psnr": later}}}
     assert verdict(DROP, costs).outcome == FAILS
     cell = costs["cola-s0"]
-    cost = {source: drop("psnr", 10, source).mean(cell) for source in ("adapter", "adapter_codes", "papers_adapter")}
-    assert cost == pytest.approx({"adapter": 0.5, "adapter_codes": 4.0, "papers_adapter": 4.0})
+    cost = {source: drop("psnr", 10, source).mean(cell) for source in ("adapter", "adapter_codes", "snapped_adapter")}
+    assert cost == pytest.approx({"adapter": 0.5, "adapter_codes": 4.0, "snapped_adapter": 4.0})
 
 
 def test_what_real_actions_drive_stands_beside_codes() -> None:
@@ -234,8 +263,8 @@ def test_a_warmup_that_does_not_matter_is_said_so() -> None:
     def said(cells: Cells) -> str:
         return warmup_sentence([verdict(claim, cells) for claim in (COLLAPSE, WARMUP)])
 
-    assert "it does not matter, or matters less than these runs can show" in said(by_psnr(0.1, -0.1, 0.0))
-    assert "1 of its 2 claims hold" in said(by_psnr(1.0, 1.1, 0.9)) and "not known yet" in said({})
+    assert "2 claims about the warm-up: 1 does not hold here, 1 cannot tell at this n" in said(by_psnr(0.1, -0.1, 0.0))
+    assert "1 does not hold here, 1 holds here" in said(by_psnr(1.0, 1.1, 0.9)) and "not known yet" in said({})
 
 
 def test_intervals_of_known_numbers() -> None:

@@ -51,7 +51,7 @@ def finished(variant: str, seed: int) -> StoredCell:
         "adapter_codes": None,
         "copy": {"video": video(17.0)},
         "probe": {"l1": [0.1] * 16, "l1_constant": 0.2, "displacement_r2": 0.3, "destination_r2": 0.4},
-        "transfer": {"ceiling": 0.9, "own": 0.5, "transferred": 0.3, "chance": 0.1, "pull": 0.6},
+        "transfer": {"ceiling": 0.9, "own": 0.5, "transferred": 0.3, "by_chance": 0.1, "pull": 0.6},
     }
     return StoredCell(
         cell=f"{variant}-s{seed}",
@@ -115,7 +115,7 @@ def test_the_full_page_shows_seeds_intervals_and_failures(full: str) -> None:
     assert "failed</span> (3x): exit code 1: &lt;nan&gt;" in full and "(2 seeds)" in full and "seed 1: failed" in full
     assert f"Of {ALL} cells {ALL - 1} have finished, 1 have failed, 0 have not run" in full
     assert "Has not run: fsq-s1 (failed)." in full
-    assert "random-features-v1 (n = 16)" in full and "torch 2" in full and "python experiments/reproduce.py" in full
+    assert "random-features-v1 (n = 16 of ? features)" in full and "torch 2" in full and "python experiments/reproduce.py" in full
     assert "LPIPS at horizon 1" in full.split("Measured by none of these runs:")[1]
 
 

@@ -75,7 +75,10 @@ def test_the_trainer_knows_every_flag_and_all_spend_the_same_steps(variant: str)
     flags = cell(variant, seed=2).flags(SCALES["tiny"])
     config = tyro.cli(TrainConfig, args=as_arguments(flags))
     between = [stage for stage in RECIPES[config.recipe].stages if stage not in ("codec", "pretrain", "adapter")]
-    assert sum(config.stage(stage).steps for stage in between) == 1500
+    spent = {stage: config.stage(stage) for stage in between}
+    assert sum(each.steps for each in spent.values()) == 1500 * VARIANTS[variant].steps
+    imagined = sum(round(each.steps * each.imagined) for each in spent.values())
+    assert imagined == 260 * VARIANTS[variant].steps
     assert config.loop.seed == 2 and config.adapter.steps == (0 if variant == "no_fine_tune" else 75)
     assert config.warmup.commitment_ramp == config.joint.commitment_ramp == (1 if "no_ramp" in variant else 200)
 

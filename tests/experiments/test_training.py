@@ -262,6 +262,17 @@ def test_a_stage_does_not_begin_before_its_turn(tmp_path):
         starting_system(config, Squares())
 
 
+@pytest.mark.parametrize("recipe", ["cola", "two_stage", "real_actions"])
+def test_latent_actions_are_not_begun_from_what_has_learned_some(tmp_path, recipe):
+    run(tmp_path / "nano", "joint", Squares())
+    init = tmp_path / "nano" / "system"
+    config = TrainConfig(out=tmp_path / "new", preset="nano", init=init, recipe=recipe)
+    with pytest.raises(ValueError, match="trained to stage 'joint' of recipe 'cola', and this run begins with"):
+        starting_system(config, Squares())
+    if recipe == "cola":
+        assert starting_system(replace(config, stages=("joint",)), Squares()).info.stage == "joint"
+
+
 def test_parts_of_another_kind_are_refused(tmp_path):
     run(tmp_path / "nano", "joint", Squares())
     init = tmp_path / "nano" / "system"

@@ -230,7 +230,8 @@ def test_a_file_that_changes_after_the_check_is_refused(i3d_file: Path, monkeypa
 def test_the_table_prints_n_and_refuses_unequal_n() -> None:
     truth = moving_squares(9)
     report, fewer = video_metrics(truth, blurred(truth)), video_metrics(truth[:8], blurred(truth)[:8])
-    lines = metrics_table({"blurred": report}).splitlines()
+    *lines, few = metrics_table({"blurred": report}).splitlines()
+    assert few.startswith(f"{RANDOM_NAME}: 9 clips are few for its 16 features")
     assert len(lines) == 4 and all(line.split()[-2:] == ["9", RANDOM_NAME] for line in lines[1:])
     with pytest.raises(ValueError, match="'fewer' has n = 8 .* n = 9"):
         metrics_table({"blurred": report, "fewer": fewer})
