@@ -84,7 +84,7 @@ def page(summary: Mapping[str, Any], study: Study, *, curves: bool) -> str:
                 "p",
                 "verdict",
             ),
-            [_compared(each) for each in summary["comparisons"]],
+            [_compared(each) for each in _told(summary["comparisons"])],
         ),
         "## Of what is reachable",
         "",
@@ -156,8 +156,24 @@ def _rates(rows: Sequence[Mapping[str, Any]], planner: str) -> list[str]:
     return [f"## {planner.upper()}", "", *_table(("row", "training", *categories, "rate", "s/plan"), body)]
 
 
+def _told(comparisons: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of all trainings together every category, of one training all categories together."""
+    several = {each["category"] for each in comparisons} - {"all"}
+    pooled = any(each["seed"] is None for each in comparisons)
+    return [
+        each
+        for each in comparisons
+        if each["category"] == "all" or len(several) < 2 or not pooled or each["seed"] is None
+    ]
+
+
 def _compared(each: Mapping[str, Any]) -> tuple[Any, ...]:
-    needed = "no number would" if each["needed"] is None else f"{each['needed']} needed"
+    if each["shown"]:
+        verdict = "shown"
+    elif each["difference"]["estimate"] == 0:
+        verdict = "no difference"
+    else:
+        verdict = f"not shown, {'too many' if each['needed'] is None else each['needed']} needed"
     return (
         each["planner"],
         each["second"],
@@ -167,7 +183,7 @@ def _compared(each: Mapping[str, Any]) -> tuple[Any, ...]:
         f"{each['only_second']:g}",
         _interval(each["difference"], sign="+"),
         f"{each['p_value']:.2g}",
-        "shown" if each["shown"] else f"not shown, {needed}",
+        verdict,
     )
 
 
