@@ -66,15 +66,17 @@ PRESETS = {
         forward_dynamics={"width": 128, "depth": 2, "heads": 4},
         adapter={"context_frames": 2, "hidden": 192, "depth": 3},
     ),
-    # One GPU and half an hour; still plans on a CPU.
+    # One GPU and half an hour; still plans on a CPU. At most 7 M parameters in all, whatever the recipe: two_stage, whose
+    # latent action model has a decoder of its own, included. Two thirds are the video model's, which is what plans are
+    # made of: beside ``tiny`` it alone is wider and deeper, because codes say as little here and pictures are as large.
     "small": Preset(
         name="small",
         codec={"channels": (48, 64), "latent_channels": 8},
-        video={"width": 288, "depth": 4, "heads": 6, "mlp_ratio": 2.0, "max_frames": 16},
-        conditioner={"width": 160, "depth": 2, "heads": 4},
-        inverse_dynamics={"width": 160, "depth": 2, "heads": 4},
-        forward_dynamics={"width": 160, "depth": 2, "heads": 4},
-        adapter={"context_frames": 2, "hidden": 256, "depth": 3},
+        video={"width": 240, "depth": 4, "heads": 6, "mlp_ratio": 2.0, "max_frames": 16},
+        conditioner={"width": 128, "depth": 2, "heads": 4},
+        inverse_dynamics={"width": 128, "depth": 2, "heads": 4},
+        forward_dynamics={"width": 128, "depth": 2, "heads": 4},
+        adapter={"context_frames": 2, "hidden": 192, "depth": 3},
     ),
     "base": Preset(name="base", **BASE),
     "opensora": Preset(name="opensora", **OPENSORA),

@@ -22,6 +22,11 @@ def millions(part: torch.nn.Module) -> float:
     return sum(parameter.numel() for parameter in part.parameters()) / 1e6
 
 
+def in_all(system) -> float:
+    """Millions of parameters of all parts: also those that only help in training."""
+    return sum(millions(part) for part in system.parts().values())
+
+
 @pytest.mark.parametrize("name", ["tiny", "small", "nano"])
 def test_presets_of_before_have_the_flags_of_before(name):
     assert preset_defaults(name) == TrainConfig(preset=name)
@@ -50,9 +55,23 @@ def test_the_published_sizes_on_the_meta_device():
 
 
 def test_base_is_larger_than_small_and_made_for_larger_frames():
-    small, base = (sum(millions(part) for part in meta(name).parts().values()) for name in ("small", "base"))
-    assert small < 10.0 and 100.0 < base < 400.0
+    assert 100.0 < in_all(meta("base")) < 400.0
     assert meta("base").codec.latent_shape == (8, 16, 16)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"recipe": "cola", "action_head": True},
+        {"recipe": "two_stage"},
+        {"recipe": "two_stage", "lam_output": "pixel", "history": 2, "action_head": True},
+        {"recipe": "real_actions"},
+    ],
+)
+def test_small_has_at_most_7_million_parameters_most_of_them_the_video_models(flags):
+    small = meta("small", **flags)
+    assert in_all(small) <= 7.0 and millions(small.video) > 0.6 * in_all(small)
+    assert 1.9 * millions(meta("tiny").video) < millions(small.video)
 
 
 @pytest.mark.parametrize(
