@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from colaworld.models.blocks import TemporalCache
+from colaworld.models.checkpointed import Checkpointed
 
 BACKBONES = {
     "own": ("colaworld.models.video_transformer", "VideoTransformer"),
@@ -92,8 +93,10 @@ class Backbone(Protocol):
         """See ``CausalFrames``."""
 
 
-class CausalFrames:
-    """``two_streams``, ``remember`` and ``next_velocity`` of a module whose ``forward`` is ``Backbone.forward``."""
+class CausalFrames(Checkpointed):
+    """``two_streams``, ``remember`` and ``next_velocity`` of a module whose ``forward`` is ``Backbone.forward`` and runs its
+    blocks through ``_run``.
+    """
 
     def two_streams(
         self, clean: Tensor, noised: Tensor, time: Tensor, *, action_modulation: Tensor | None = None

@@ -55,7 +55,6 @@ class STDiT3(CausalFrames, ModelMixin, ConfigMixin):
     Raises ValueError for sizes that do not divide, and when a frame's position reaches ``max_frames``.
     """
 
-    _supports_gradient_checkpointing = True
     _no_split_modules = ["STDiT3Block"]
 
     @register_to_config
@@ -95,7 +94,6 @@ class STDiT3(CausalFrames, ModelMixin, ConfigMixin):
         blocks = [STDiT3Block(width, heads, mlp_ratio=mlp_ratio, text=text) for _ in range(2 * depth)]
         self.spatial_blocks, self.temporal_blocks = nn.ModuleList(blocks[:depth]), nn.ModuleList(blocks[depth:])
         self.final_layer = FinalLayer(width, patch**2 * latent_channels * (2 if pred_sigma else 1))
-        self.gradient_checkpointing = False
         self._initialise()
 
     @torch.no_grad()
@@ -163,11 +161,6 @@ class STDiT3(CausalFrames, ModelMixin, ConfigMixin):
         x = self.final_layer(x, embedded)
         output = rearrange(x, "b f (i j) (p q c) -> b f c (i p) (j q)", i=self.rows, p=patch, q=patch)
         return OPENSORA.velocity(output[:, :, : self.config.latent_channels]), seen
-
-    def _run(self, block: STDiT3Block, *inputs: Any) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        if torch.is_grad_enabled() and self.gradient_checkpointing:
-            return self._gradient_checkpointing_func(block, *inputs)
-        return block(*inputs)
 
     def _embedded(self, time: Tensor) -> Tensor:
         """Flow time and frame rate ``(B, F, W)``, which the six-way modulation and the last layer are made of."""

@@ -32,8 +32,6 @@ class VideoTransformer(CausalFrames, ModelMixin, ConfigMixin):
     Raises ValueError when a frame's position reaches ``max_frames``.
     """
 
-    _supports_gradient_checkpointing = True
-
     @register_to_config
     def __init__(
         self,
@@ -49,7 +47,6 @@ class VideoTransformer(CausalFrames, ModelMixin, ConfigMixin):
         max_frames: int = 16,
     ) -> None:
         super().__init__()
-        self.gradient_checkpointing = False
         if latent_height % patch or latent_width % patch:
             raise ValueError(f"latents of {latent_height}x{latent_width} do not divide by patch {patch}")
         self.rows, self.columns = latent_height // patch, latent_width // patch
@@ -106,10 +103,7 @@ class VideoTransformer(CausalFrames, ModelMixin, ConfigMixin):
             if block.temporal and cache is not None and cache.keys:
                 past = (cache.keys[len(seen.keys)], cache.values[len(seen.keys)])
             inputs = x, modulation, mask if block.temporal else None, past
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                x, pair = self._gradient_checkpointing_func(block, *inputs)
-            else:
-                x, pair = block(*inputs)
+            x, pair = self._run(block, *inputs)
             if pair is not None:
                 seen.keys.append(pair[0])
                 seen.values.append(pair[1])

@@ -104,7 +104,6 @@ class WanBackbone(CausalFrames, ModelMixin, ConfigMixin):
     Raises ValueError for sizes that do not divide, and when a frame's position reaches ``max_frames``.
     """
 
-    _supports_gradient_checkpointing = True
     _no_split_modules = WanTransformer3DModel._no_split_modules
     _keep_in_fp32_modules = WanTransformer3DModel._keep_in_fp32_modules
 
@@ -153,7 +152,6 @@ class WanBackbone(CausalFrames, ModelMixin, ConfigMixin):
                 block.attn2, block.norm2 = NoText(), nn.Identity()
         if not text:
             self.condition_embedder.text_embedder = nn.Identity()
-        self.gradient_checkpointing = False
         nn.init.zeros_(self.proj_out.weight)  # as Wan starts its training
         nn.init.zeros_(self.proj_out.bias)
 
@@ -219,11 +217,7 @@ class WanBackbone(CausalFrames, ModelMixin, ConfigMixin):
             mask = repeat(mask, "f t -> (f p) (t q)", p=patches, q=patches)
         for number, block in enumerate(self.blocks):
             past = (cache.keys[number], cache.values[number]) if cache is not None and cache.keys else None
-            inputs = block, x, told, modulation, frames, turn, mask, past
-            if torch.is_grad_enabled() and self.gradient_checkpointing:
-                x, keys, values = self._gradient_checkpointing_func(_run, *inputs)
-            else:
-                x, keys, values = _run(*inputs)
+            x, keys, values = self._run(_through, block, x, told, modulation, frames, turn, mask, past)
             seen.keys.append(keys)
             seen.values.append(values)
         shift, scale = (self.scale_shift_table + embedded[:, None]).chunk(2, dim=1)
@@ -274,7 +268,7 @@ def load_published(source: str | Path, *, text: bool = False, **options: Any) ->
     return Published(model=model, dropped=dropped, new=new)
 
 
-def _run(
+def _through(
     block: nn.Module,
     x: Tensor,
     told: Tensor,
