@@ -88,7 +88,7 @@ class ContextCached(Engine):
                     found.append(velocities[:, -1:])
                 return self._guided(torch.cat(found, dim=1), x)
 
-            frame = integrate(velocity, self._source(recent, noise, step), self.sampler.steps)
+            frame = integrate(velocity, self._source(recent, noise, step), self.sampler.steps, self.flow.ratio)
             frames.append(frame)
             recent = torch.cat([recent[:, 1:], frame], dim=1)
         return torch.cat(frames, dim=1)

@@ -210,7 +210,7 @@ def build(
         render_profile=render_profile,
         clip=clip,
         recipe=recipe,
-        flow=flow or preset.flow,
+        flow=(flow or preset.flow).of_clips(height, width, clip if time is None else time.latents_of(clip)),
     )
     return ColaSystem(
         info=info,

@@ -62,6 +62,10 @@ class CompressedTime:
             raise ValueError(f"a clip of {frames} frames is shorter than the {self.context} that a plan starts from")
         return most - (most - self.context) % self.size
 
+    def latents_of(self, frames: int) -> int:
+        """How many latents a clip of ``frames`` is."""
+        return self.groups.latents(self.used(frames))
+
     def latents_ahead(self, horizon: int) -> int:
         """How many latents reach ``horizon`` frames beyond the context."""
         return -(-horizon // self.size)

@@ -204,7 +204,7 @@ class Engine(Imagination):
             )
             return self._guided(found[:, 1:], x)
 
-        return integrate(velocity, source, self.sampler.steps)
+        return integrate(velocity, source, self.sampler.steps, self.flow.ratio)
 
     def _run(
         self,

@@ -146,7 +146,7 @@ class Imagination:
                 ]
                 return self._guided(torch.cat(found, dim=1), x)
 
-            frame = integrate(velocity, self._source(recent, noise, step), self.sampler.steps)
+            frame = integrate(velocity, self._source(recent, noise, step), self.sampler.steps, self.flow.ratio)
             seen = torch.cat([seen, frame], dim=1)
         return seen[:, -horizon:]
 
@@ -160,7 +160,7 @@ class Imagination:
             ]
             return self._guided(torch.cat(found, dim=1), x)
 
-        return integrate(velocity, source, self.sampler.steps)
+        return integrate(velocity, source, self.sampler.steps, self.flow.ratio)
 
     def _source(self, recent: Tensor, noise: Tensor | None, step: int) -> Tensor:
         """Where the flow to the next frame starts ``(B, 1, C, h, w)``."""

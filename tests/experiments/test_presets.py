@@ -54,6 +54,22 @@ def test_the_published_sizes_on_the_meta_device():
     assert all(part.is_meta for each in (opensora, wan) for part in each.video.parameters())
 
 
+def test_times_are_moved_as_opensora_does_by_the_clips_size_and_nowhere_else():
+    for name in ("tiny", "small", "base", "wan", "nano", "nano_wan"):
+        assert PRESETS[name].flow.ratio == preset_defaults(name).flow.ratio == 1.0
+    flow = preset_defaults("opensora").flow
+    assert flow.ratio is None
+    # 14 frames are 4 latents; OpenSora's base is one latent of 512x512.
+    for pixels, clip, ratio in ((256, 14, 1.0), (64, 14, 0.25), (64, 10, 3**0.5 / 8)):
+        system = build(
+            PRESETS["nano_opensora"], height=pixels, width=pixels, clip=clip, flow=replace(flow, weight=3.0), **SIZES
+        )
+        assert system.info.flow == replace(flow, weight=3.0, ratio=system.info.flow.ratio)
+        assert system.info.flow.ratio == pytest.approx(ratio)
+        assert system.model().flow is system.info.flow
+    assert system.info.flow.of_clips(512, 512, 9) == system.info.flow  # what a system was trained with stays
+
+
 def test_base_is_larger_than_small_and_made_for_larger_frames():
     assert 100.0 < in_all(meta("base")) < 400.0
     assert meta("base").codec.latent_shape == (8, 16, 16)
