@@ -105,8 +105,8 @@ class ColaSystem(PushToHubMixin):
         return {name: part for name in PARTS if (part := getattr(self, name)) is not None}
 
     def enable_gradient_checkpointing(self, function: Callable[..., Any] | None = None) -> None:
-        """Of the parts made of many blocks (video model, inverse and forward dynamics), which are then computed again in
-        the backward pass. ``function``: diffusers' ``gradient_checkpointing_func``.
+        """Of the parts made of many blocks (video model, inverse and forward dynamics), which are computed again in the
+        backward pass. ``function``: diffusers' ``gradient_checkpointing_func``.
         """
         for part in self.parts().values():
             if getattr(part, "_supports_gradient_checkpointing", False):

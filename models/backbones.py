@@ -94,8 +94,8 @@ class Backbone(Protocol):
 
 
 class CausalFrames(Checkpointed):
-    """``two_streams``, ``remember`` and ``next_velocity`` of a module whose ``forward`` is ``Backbone.forward`` and runs its
-    blocks through ``_run``.
+    """``two_streams``, ``remember`` and ``next_velocity`` of a module whose ``forward`` is ``Backbone.forward``, its
+    blocks run through ``_run``.
     """
 
     def two_streams(

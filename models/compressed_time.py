@@ -5,8 +5,8 @@ makes one latent of ``size`` frames, ``CompressedTime`` stands between: it compr
 latent actions (``FrameGroups``) on the way in, and expands what was imagined on the way out.
 
 The first latent holds the frames that a plan starts from (VP2's two of four), every later one ``size`` new frames, so
-that training sees clips as plans do: 14 frames are latents of 2, 4, 4, 4. Frames beyond the last whole latent, and
-beyond the codec's chunk, are left out. Not stated in the paper: all of this.
+that training sees clips as plans do: 14 frames are latents of 2, 4, 4, 4 (Wan's: 1, 1, 4, 4, 4). Frames beyond the
+last whole latent, and beyond the codec's chunk, are left out. Not stated in the paper: all of this.
 
 Shapes: frames' latents ``(B, T, C, h, w)`` and actions ``(B, T - 1, D)``; compressed ``(B, K, C, h, w)`` and ``(B, K -
 1, size * D)``.
@@ -25,6 +25,10 @@ class ClipCodec(Protocol):
     """What a codec of clips offers besides one latent a frame, ``encode`` and ``decode``."""
 
     frame_groups: FrameGroups
+    causal: bool
+    """Whether ``expand`` makes a frame of the latents up to its own alone."""
+    clip_shape: tuple[int, int, int]
+    """``(C, h, w)`` of what ``compress`` makes; ``latent_shape`` is that of one frame's."""
 
     def encode(self, frames: Tensor) -> Tensor:
         """Frames ``(..., 3, height, width)``, uint8 or in [-1, 1] -> latents ``(..., C, h, w)``, one a frame."""
@@ -79,9 +83,11 @@ class CompressedTime:
         """The first ``horizon`` frames beyond the context ``(B, horizon, C, h, w)`` of ``latents (B, K, C, h, w)``, the
         context's included.
 
-        Latent by latent, each after those before it alone: OpenSora's decoder is normalised over the whole clip, and a
-        frame would show what comes after it.
+        Latent by latent, each after those before it alone, unless the codec is causal: OpenSora's decoder is normalised
+        over the whole clip, and a frame would show what comes after it.
         """
+        if self.codec.causal:
+            return self.codec.expand(latents)[:, self.context : self.context + horizon]
         known, found = self.groups.latents(self.context), []
         for number in range(1, latents.shape[1] - known + 1):
             frames = self.context + number * self.size
@@ -108,7 +114,7 @@ class CompressedTime:
 def compressed_time(codec: object, context: int) -> CompressedTime | None:
     """Of a codec that makes latents of several frames; None of one that makes one a frame.
 
-    ValueError for one that has no latents of single frames to compress (Wan's: its first layers see several frames).
+    ValueError for one that has nothing to make them of, frame by frame.
     """
     groups = getattr(codec, "frame_groups", None)
     if groups is None or groups.size == 1 or groups.chunk == 1:
@@ -116,6 +122,6 @@ def compressed_time(codec: object, context: int) -> CompressedTime | None:
     if not hasattr(codec, "compress"):
         raise ValueError(
             f"a {type(codec).__name__} encodes clips whole, so that a plan of single frames cannot enter it: chunk "
-            f"must be 1 (one latent a frame), got {groups.chunk}"
+            f"must be 1 (one latent a frame), got {groups.chunk}; WanClips is made for it"
         )
     return CompressedTime(codec, context)

@@ -33,5 +33,5 @@ def transformed(time: TimeT, ratio: float | None) -> TimeT:
     ratio is 1 all times, to the bit. ValueError for a ratio that is not known.
     """
     if ratio is None:
-        raise ValueError("ratio=None: the size of the clips that times are moved for is not known (FlowConfig.of_clips)")
+        raise ValueError("ratio=None: the size of the clips for which times move is not known (FlowConfig.of_clips)")
     return time if ratio == 1.0 else time / (ratio - (ratio - 1.0) * time)

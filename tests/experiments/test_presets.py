@@ -33,7 +33,7 @@ def test_presets_of_before_have_the_flags_of_before(name):
     assert "flags" not in binding_flags(TrainConfig(preset=name))
 
 
-@pytest.mark.parametrize("name", ["opensora", "wan"])
+@pytest.mark.parametrize("name", ["opensora", "wan", "wan4"])
 def test_the_papers_recipe(name):
     config = preset_defaults(name)
     assert (config.warmup.steps, config.joint.steps) == (8_000, 52_000) and PRESETS[name].pixels == 256
@@ -51,11 +51,14 @@ def test_the_published_sizes_on_the_meta_device():
     assert opensora.model().compressed.used(14) == 14 and opensora.codec.latent_shape == (4, 32, 32)
     wan = meta("wan")
     assert wan.video.latent_shape == (16, 32, 32) and wan.video.config.depth == 30
-    assert all(part.is_meta for each in (opensora, wan) for part in each.video.parameters())
+    wan4 = meta("wan4", clip=preset_defaults("wan4").clip)
+    assert wan4.codec.latent_shape == (192, 32, 32) and wan4.video.latent_shape == wan.video.latent_shape
+    assert wan4.model().compressed.latents_of(14) == 5
+    assert all(part.is_meta for each in (opensora, wan, wan4) for part in each.video.parameters())
 
 
 def test_times_are_moved_as_opensora_does_by_the_clips_size_and_nowhere_else():
-    for name in ("tiny", "small", "base", "wan", "nano", "nano_wan"):
+    for name in ("tiny", "small", "base", "wan", "wan4", "nano", "nano_wan", "nano_wan4"):
         assert PRESETS[name].flow.ratio == preset_defaults(name).flow.ratio == 1.0
     flow = preset_defaults("opensora").flow
     assert flow.ratio is None

@@ -40,7 +40,7 @@ def real_flops(preset: str, stage: str, imagined: float, recipe: str) -> int:
     return step_flops(model, lambda copy: copy(batch, 3, torch.Generator().manual_seed(0))[0])
 
 
-@pytest.mark.parametrize("preset", ["nano", "nano_opensora", "nano_wan"])
+@pytest.mark.parametrize("preset", ["nano", "nano_opensora", "nano_wan", "nano_wan4"])
 @pytest.mark.parametrize("imagined", [0.0, 1.0])
 def test_a_step_is_planned_with_the_operations_it_takes(preset, imagined):
     config = config_of(preset, joint=replace(STAGE, imagined=imagined), adapter=replace(STAGE, imagined=imagined))
