@@ -47,8 +47,8 @@ def test_a_step_is_planned_with_the_operations_it_takes(preset, imagined):
     for stage in run_plan(config).stages:
         asked = imagined if stage.stage in ("joint", "adapter") else 0.0
         real = real_flops(preset, stage.stage, asked, "cola")
-        # Codes are found by a few products of small matrices; with an adapter a clip is compressed twice.
-        assert stage.flops == pytest.approx(real, rel=0.1 if stage.stage == "adapter" else 0.005), stage.stage
+        # Codes are found by a few products of small matrices, actions by the adapter anew for imagined frames.
+        assert stage.flops == pytest.approx(real, rel=0.02 if stage.stage == "adapter" else 0.005), stage.stage
 
 
 @pytest.mark.parametrize("recipe", ["two_stage", "real_actions", "no_grad_to_world"])
