@@ -129,8 +129,8 @@ class ColaModel(nn.Module):
 
     @torch.no_grad()
     def imagined_context(self, latents: Tensor, actions: Tensor) -> Tensor:
-        """The clean frames 0..T-2 of a ``world_clip`` as the model itself imagines them from the first two and the codes:
-        ``(B, T - 1, C, h, w)``; with compressed time the latents 0..K-2, from those of the first two frames.
+        """The clean frames 0..T-2 of a ``world_clip`` as the model itself imagines them from the first two and the
+        codes: ``(B, T - 1, C, h, w)``; with compressed time the latents 0..K-2, from those of the first two frames.
         """
         known = CONTEXT_FRAMES if self.compressed is None else self.compressed.groups.latents(CONTEXT_FRAMES)
         imagination = Imagination(self.video, self.conditioner, self.flow)

@@ -79,20 +79,20 @@ class CompressedTime:
         """``(B, T, C, h, w) -> (B, K, C, h, w)``; without gradients, since the codec does not learn."""
         return self.codec.compress(pictures[:, : self.used(pictures.shape[1])])
 
-    def expand_ahead(self, latents: Tensor, horizon: int) -> Tensor:
-        """The first ``horizon`` frames beyond the context ``(B, horizon, C, h, w)`` of ``latents (B, K, C, h, w)``, the
-        context's included.
+    def expand_ahead(self, latents: Tensor, horizon: int, *, taken: int = 0) -> Tensor:
+        """The ``horizon`` frames ``(B, horizon, C, h, w)`` that follow the context and ``taken`` more, of ``latents (B,
+        K, C, h, w)``, the context's included.
 
         Latent by latent, each after those before it alone, unless the codec is causal: OpenSora's decoder is normalised
         over the whole clip, and a frame would show what comes after it.
         """
         if self.codec.causal:
-            return self.codec.expand(latents)[:, self.context : self.context + horizon]
-        known, found = self.groups.latents(self.context), []
-        for number in range(1, latents.shape[1] - known + 1):
+            return self.codec.expand(latents)[:, self.context + taken : self.context + taken + horizon]
+        known, begun, found = self.groups.latents(self.context), taken // self.size, []
+        for number in range(begun + 1, latents.shape[1] - known + 1):
             frames = self.context + number * self.size
             found.append(self.codec.expand(latents[:, : known + number], frames)[:, -self.size :])
-        return torch.cat(found, dim=1)[:, :horizon]
+        return torch.cat(found, dim=1)[:, taken - begun * self.size :][:, :horizon]
 
     def group(self, actions: Tensor) -> Tensor:
         """``(B, T - 1, D) -> (B, K - 1, size * D)``."""

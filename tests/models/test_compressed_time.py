@@ -94,7 +94,7 @@ def test_imagined_frames_are_those_of_the_latents_inside():
     frames, actions = torch.randn(2, 2, 4, 2, 2), torch.randn(2, 8, 3)
     with torch.no_grad():
         state = imagination.start(frames, torch.zeros(2, 1, 3))
-        noise = imagination.noise(frames[:, -1:], 7, torch.Generator().manual_seed(0))
+        noise = imagination.noise(state, 7, torch.Generator().manual_seed(0))
         assert noise.shape == (1, 2, 4, 2, 2)
         found = imagination.roll_out(state, given(actions), 7, noise=noise)
         filled = torch.cat([actions[:, :7], actions[:, 6:7]], dim=1).reshape(2, 2, 12)

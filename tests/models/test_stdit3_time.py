@@ -64,7 +64,7 @@ def test_frames_are_sampled_at_the_published_timesteps_by_the_published_steps(ma
         even = 1000 * (1 - torch.arange(steps) / steps)
         timesteps = published(even, 512, 512, 9 / 4)  # the square root of which is the ratio
         torch.testing.assert_close(torch.tensor(asked), timesteps)
-        z = imagination.noise(state.recent[:, -1:], 1, torch.Generator().manual_seed(3))
+        z = imagination.noise(state, 1, torch.Generator().manual_seed(3))
         for number, timestep in enumerate(timesteps):
             later = timesteps[number + 1] if number + 1 < steps else torch.tensor(0.0)
             velocity = video.next_velocity(z, (1 - timestep / 1000).expand(1, 1), state.cache)
