@@ -30,6 +30,7 @@ BACKBONES = {
     "own": ("colaworld.models.video_transformer", "VideoTransformer"),
     "opensora": ("colaworld.models.stdit3", "STDiT3"),
     "wan": ("colaworld.models.wan", "WanBackbone"),
+    "ltx": ("colaworld.models.ltx", "LTXBackbone"),
 }
 """Name to module and class. Modules are imported when they are asked for."""
 
@@ -94,9 +95,20 @@ class Backbone(Protocol):
 
 
 class CausalFrames(Checkpointed):
-    """``two_streams``, ``remember`` and ``next_velocity`` of a module whose ``forward`` is ``Backbone.forward``, its
-    blocks run through ``_run``.
+    """Most of a ``Backbone``, for a module with ``config``, whose ``forward`` is ``Backbone.forward`` and runs its
+    blocks through ``_run``.
     """
+
+    def _lay_out(self, height: int, width: int, patch: int) -> None:
+        """``rows`` and ``columns`` of latents ``height`` x ``width``. ValueError where they do not divide."""
+        if height % patch or width % patch:
+            raise ValueError(f"latents of {height}x{width} do not divide by patch {patch}")
+        self.rows, self.columns = height // patch, width // patch
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """``(C, h, w)``."""
+        return self.config.latent_channels, self.config.latent_height, self.config.latent_width
 
     def two_streams(
         self, clean: Tensor, noised: Tensor, time: Tensor, *, action_modulation: Tensor | None = None

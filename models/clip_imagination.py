@@ -5,12 +5,12 @@ Frames of one latent are imagined together, from its actions together. What this
 - A roll-out asks for all its actions first, so that none is chosen in view of another's frame. Where the last latent
   has fewer actions than frames, the last action is held: of what it leads to nothing is shown.
 - ``advance`` by one step imagines the present latent from the actions that there are, the last one held, and shows
-  that step's frame: what a roll-out of the actions so far ends with, under the same noise. The latent joins the memory
-  when it has all its actions. So stepping and imagining a whole sequence agree in the last frame of every latent; the
-  frames before it are as that latent looked while its later actions were not known.
+  that step's frame: what a roll-out of the actions so far ends with, under the same noise. The latent joins the
+  memory when it has all its actions. So stepping agrees with imagining a whole sequence in the last frame of every
+  latent; the frames before it are as that latent looked while its later actions were not known.
 
-Shapes: frames' latents ``(B, T, C, h, w)``, latent actions ``(B, N, D)``; inside ``(B, K, C', h', w')`` and ``(B, K - 1,
-size * D)``.
+Shapes: frames' latents ``(B, T, C, h, w)``, latent actions ``(B, N, D)``; inside ``(B, K, C', h', w')`` and
+``(B, K - 1, size * D)``.
 """
 
 from collections.abc import Callable

@@ -78,13 +78,11 @@ class STDiT3(CausalFrames, ModelMixin, ConfigMixin):
         model_max_length: int = 300,
     ) -> None:
         super().__init__()
-        if latent_height % patch or latent_width % patch:
-            raise ValueError(f"latents of {latent_height}x{latent_width} do not divide by patch {patch}")
+        self._lay_out(latent_height, latent_width, patch)
         if width % heads or width // heads % 2:
             raise ValueError(f"width {width} does not make {heads} heads of even width")
         if width % 4:
             raise ValueError(f"width must divide by 4, got {width}")
-        self.rows, self.columns = latent_height // patch, latent_width // patch
         self.rope = RotaryEmbedding(width // heads)
         self.x_embedder = PatchEmbed3D(latent_channels, width, patch)
         self.t_embedder = ScalarEmbedder(width)
@@ -121,11 +119,6 @@ class STDiT3(CausalFrames, ModelMixin, ConfigMixin):
 
         return load_published(source, **options).model
 
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """``(C, h, w)``."""
-        return self.config.latent_channels, self.config.latent_height, self.config.latent_width
-
     def forward(
         self,
         latents: Tensor,
@@ -154,10 +147,9 @@ class STDiT3(CausalFrames, ModelMixin, ConfigMixin):
         seen = TemporalCache()
         for number, (spatial, temporal) in enumerate(zip(self.spatial_blocks, self.temporal_blocks, strict=True)):
             x, _ = self._run(spatial, x, modulation, told)
-            past = (cache.keys[number], cache.values[number]) if cache is not None and cache.keys else None
-            x, (keys, values) = self._run(temporal, x, modulation, told, self.rope, positions, mask, past)
-            seen.keys.append(keys)
-            seen.values.append(values)
+            past = None if cache is None else cache.past(number)
+            x, pair = self._run(temporal, x, modulation, told, self.rope, positions, mask, past)
+            seen.add(pair)
         x = self.final_layer(x, embedded)
         output = rearrange(x, "b f (i j) (p q c) -> b f c (i p) (j q)", i=self.rows, p=patch, q=patch)
         return OPENSORA.velocity(output[:, :, : self.config.latent_channels]), seen

@@ -79,6 +79,23 @@ def test_every_stage_of_a_recipe_has_a_loss_for_its_parts_and_numbers_to_watch(p
         assert all(torch.isfinite(torch.tensor(value)) for value in numbers.values())
 
 
+def test_a_backbone_that_no_preset_has_runs_the_recipe_and_plans(monkeypatch):
+    sizes = {"patch": 2, "width": 32, "depth": 1, "heads": 2, "max_frames": 16}
+    monkeypatch.setitem(PRESETS, "nano", replace(PRESETS["nano"], backbone="ltx", video=sizes))
+    system, batch = system_of("nano"), clips()
+    assert type(system.video).__name__ == "LTXBackbone"
+    for turn in RECIPES["cola"].turns[1:]:
+        model = StageModel(system, turn, replace(STAGE, imagined=1.0), steps_before=500).train()
+        model(batch, 0, torch.Generator().manual_seed(0))[0].backward()
+        assert any(p.grad is not None and p.grad.any() for p in system.video.parameters()) == ("video" in turn.trained)
+        system.video.zero_grad()
+    world = ColaWorld(system)
+    state, actions = world.start(batch.frames[0, :2], torch.zeros(1, 7)), torch.randn(3, 4, 7)
+    torch.testing.assert_close(
+        world.imagine_uncached(state, actions), world.imagine(state, actions), rtol=1e-3, atol=1e-4
+    )
+
+
 def test_parts_of_a_batch_lose_what_the_whole_loses():
     system, batch = system_of("nano_opensora"), clips(4)
     model = StageModel(system, RECIPES["cola"].turn("joint"), STAGE).train()
