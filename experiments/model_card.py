@@ -265,8 +265,8 @@ def _limits(facts: CardFacts) -> str:
     ]
     if isinstance(facts.system.conditioner, GroupedConditioner):
         limits.append(
-            "show a single step as a whole plan does: a latent of its holds several frames, imagined together, and a step "
-            "in their midst is imagined as if its action were held"
+            "show a single step as a whole plan does: a latent of its holds several frames, imagined together, and a "
+            "step in their midst is shown as if its action were held"
         )
     if facts.system.info.stage != "adapter":
         limits.append("take real actions: no adapter has been trained")

@@ -3,7 +3,8 @@
 Recipe, imagination, engine and evaluation call a backbone through ``Backbone`` alone: one velocity pass over frames
 that are clean or noised, each with a flow time of its own, under a mask and a cache of clean frames. ``CausalFrames``
 makes the three calls they use (``two_streams``, ``remember``, ``next_velocity``) out of ``forward``. Another generator
-is one file with one class, and one line in ``BACKBONES``.
+is one file with one class, and one line in ``BACKBONES``: ``ltx`` is the shortest, made of what ``space_time`` has for
+diffusers' generators that attend over space and time at once.
 
 Inside there is one convention (``flow``): time 0 is the source, time 1 the data, velocity = data - source, and a clean
 frame is a frame at time 1. What a published generator means by its timestep and its output is said by a ``Convention``,
