@@ -10,7 +10,7 @@ up among those known here. Nothing in a checkpoint is executed. A part's place m
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
 from importlib import import_module
@@ -103,6 +103,14 @@ class ColaSystem(PushToHubMixin):
     def parts(self) -> dict[str, torch.nn.Module]:
         """The parts that are there, by name."""
         return {name: part for name in PARTS if (part := getattr(self, name)) is not None}
+
+    def enable_gradient_checkpointing(self, function: Callable[..., Any] | None = None) -> None:
+        """Of the parts made of many blocks (video model, inverse and forward dynamics), which are computed again in the
+        backward pass. ``function``: diffusers' ``gradient_checkpointing_func``.
+        """
+        for part in self.parts().values():
+            if getattr(part, "_supports_gradient_checkpointing", False):
+                part.enable_gradient_checkpointing(function)
 
     def save_pretrained(
         self, save_directory: str | Path, *, safe_serialization: bool = True, variant: str | None = None

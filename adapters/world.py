@@ -6,8 +6,8 @@ imagined so far; snapped to codes if it was made so), and the video model imagin
 Latents stay latents until ``decode`` is asked for frames. ``refined`` is the door for ranking elites again with more
 sampling steps, ``with_gradients`` the one for planners that descend; both understand this world's states.
 
-Where the codec compresses time, plans are still made of one action a frame and imagined as one latent a frame
-(``ClipImagination``); only ``advance`` cannot be, since frames of one latent are imagined together.
+Where the codec compresses time, plans are still made of one action a frame and imagined as one latent a frame;
+``ClipImagination`` says what that means for single steps.
 """
 
 from collections.abc import Iterable, Iterator
@@ -174,24 +174,12 @@ class ColaWorld:
     ) -> tuple[Tensor, Imagined]:
         """One step of ``imagine``: ``(S, A) -> (S, C, h, w)`` and the state after it, ``state`` left as it was.
 
-        ValueError when ``state`` is ``max_horizon`` steps beyond its context already, and where the codec compresses
-        time.
+        ValueError when ``state`` is ``max_horizon`` steps beyond its context already.
         """
-        if self.model.compressed is not None:
-            raise ValueError(
-                f"the codec makes one latent of {self.model.compressed.size} frames, which are imagined together: this "
-                "world cannot be advanced one frame at a time (imagine takes whole plans)"
-            )
-        if state.actions.shape[1] - (CONTEXT_FRAMES - 1) >= self.max_horizon:
+        if state.taken >= self.max_horizon:
             raise ValueError(f"the state is {self.max_horizon} steps beyond its context, as far as the world reaches")
         state, chunks, noise = self._prepared(state, actions[:, None], generator)
-        step = self.adapted(chunks)(0, state.recent)
-        frame = self.imagination.roll_out(state, lambda *_: step, 1, noise=noise)
-        after = Imagined(
-            self.imagination.remember(frame, state.cache),
-            torch.cat([state.recent[:, 1:], frame], dim=1),
-            torch.cat([state.actions, step[:, None]], dim=1),
-        )
+        frame, after = self.imagination.advance(state, self.adapted(chunks), noise=noise)
         return frame[:, 0], after
 
     def by_codes(self) -> "ColaCodeWorld":
@@ -221,7 +209,7 @@ class ColaWorld:
         if horizon > self.max_horizon:
             raise ValueError(f"a horizon of {horizon} steps is beyond the world's {self.max_horizon}")
         drawn = 1 if self.imagination.config.common_noise else count
-        noise = self.imagination.noise(state.recent[:, -1:], horizon, generator, count=drawn)
+        noise = self.imagination.noise(state, horizon, generator, count=drawn)
         return state.expand(count), self._chunks(actions.to(self.device)), noise
 
     def _edge(self, entering: Tensor) -> AbstractContextManager:

@@ -30,8 +30,7 @@ from colaworld.experiments.benchmark_planning_steps import fewer_steps
 from colaworld.experiments.benchmark_planning_timing import in_turns, middle, ratio
 from colaworld.experiments.benchmark_planning_world import Scene, planned, planner_in
 from colaworld.models.engine import Engine, EngineConfig
-from colaworld.models.flow import integrate
-from colaworld.models.imagination import Imagination, Imagined, NextAction
+from colaworld.models.imagination import Imagination, Imagined, NextAction, NextFrame
 
 EXACT, NEAR = 1e-3, 0.2
 """How far a rung in float32, and one in bfloat16, may be from the naive roll-out, of its largest latent."""
@@ -62,13 +61,12 @@ class Uncached(Engine):
 class ContextCached(Engine):
     """Every step of every frame from the context's keys and values and all frames imagined so far."""
 
-    def roll_out(self, state: Imagined, next_action: NextAction, horizon: int, generator=None, *, noise=None) -> Tensor:
-        """As ``Imagination.roll_out``."""
-        noise = self.noise(state.recent[:, -1:], horizon, generator) if noise is None else noise
-        recent, actions, frames = state.recent, state.actions, []
-        done, device = state.cache.frames, recent.device
-        for step in range(horizon):
-            actions = torch.cat([actions, next_action(step, recent)[:, None]], dim=1)
+    def _by_cache(self, state: Imagined, horizon: int) -> NextFrame:
+        frames, done, device = [], state.cache.frames, state.recent.device
+
+        def next_frame(step: int, recent: Tensor, source: Tensor, actions: Tensor) -> Tensor:
+            if step:
+                frames.append(recent[:, -1:])
             branches = [None if part is None else part[:, -1:] for part in self._modulations(actions)]
             mask = torch.ones(step + 1, done + step + 1, dtype=torch.bool, device=device).tril(done)
             positions = torch.arange(done, done + step + 1, device=device)
@@ -88,18 +86,15 @@ class ContextCached(Engine):
                     found.append(velocities[:, -1:])
                 return self._guided(torch.cat(found, dim=1), x)
 
-            frame = integrate(velocity, self._source(recent, noise, step), self.sampler.steps)
-            frames.append(frame)
-            recent = torch.cat([recent[:, 1:], frame], dim=1)
-        return torch.cat(frames, dim=1)
+            return self._integrated(velocity, source)
+
+        return next_frame
 
 
 class FrameCached(Engine):
     """Every step of every frame from the keys and values of the frames before."""
 
-    def roll_out(self, state: Imagined, next_action: NextAction, horizon: int, generator=None, *, noise=None) -> Tensor:
-        """As ``Imagination.roll_out``, and no more."""
-        return Imagination.roll_out(self, state, next_action, horizon, generator, noise=noise)
+    _by_cache = Imagination._by_cache
 
 
 class Alone(ColaWorld):

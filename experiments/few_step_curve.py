@@ -152,7 +152,7 @@ def imagine(system: ColaSystem, windows: Batch, steps: int, config: CurveConfig)
     futures: list[Tensor] = []
     for number in range(config.draws):
         chance = torch.Generator().manual_seed(1000 * config.seed + number)
-        noise = world.imagination.noise(context[:, -1:], horizon, chance, count=len(context))
+        noise = world.imagination.noise(start, horizon, chance, count=len(context))
         if noise is None and futures:  # nothing is random
             futures.append(futures[0])
             continue

@@ -3,6 +3,7 @@
 They have not been trained here: numbers are the paper's where it says them, else chosen.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from colaworld.experiments.stage_config import StageConfig
@@ -87,10 +88,12 @@ OPENSORA: dict[str, Any] = {
     "inverse_dynamics": PAPER_LAM,
     "forward_dynamics": PAPER_LAM,
     "adapter": {"context_frames": 0, "hidden": 512, "depth": 2},
-    "flow": NOISE,
+    "flow": replace(NOISE, ratio=None),
     "flags": {"clip": 14, **PAPER},
 }
-"""OpenSora 1.2 and its VAE, with the paper's recipe. Clips are two frames to start from and 12 more, in 3 latents."""
+"""OpenSora 1.2 and its VAE, with the paper's recipe. Clips are two frames to start from and 12 more, in 3 latents. Flow
+times are moved as OpenSora's (``stdit3_time``): at 256x256 and 4 latents by a ratio of 1, which is not at all.
+"""
 
 WAN: dict[str, Any] = {
     "pixels": 256,
@@ -106,7 +109,12 @@ WAN: dict[str, Any] = {
     "flags": PAPER,
 }
 """Wan 2.1 1.3B and its VAE with the same recipe. Differs from OpenSora's and from Wan's own use: every frame is a
-picture of its own, one latent a frame, because Wan's VAE has no latents of single frames to compress afterwards.
+picture of its own, one latent a frame, so that a plan's actions enter one by one.
+"""
+
+WAN4: dict[str, Any] = {**WAN, "codec_name": "wan_clips", "codec": {}, "flags": {"clip": 14, **PAPER}}
+"""The same with four frames to a latent, as Wan was trained (``WanClips``): 5 latents instead of 14 for as many frames,
+and inverse dynamics that reads pixels.
 """
 
 NANO_OPENSORA: dict[str, Any] = {
@@ -120,6 +128,7 @@ NANO_OPENSORA: dict[str, Any] = {
     "bottleneck": {"entries": 8, "width": 8},
     "forward_dynamics": {"width": 32, "depth": 1, "heads": 2},
     "adapter": {"context_frames": 0, "hidden": 32, "depth": 2},
+    "flow": FlowConfig(ratio=None),
 }
 
 NANO_WAN: dict[str, Any] = {
@@ -133,4 +142,11 @@ NANO_WAN: dict[str, Any] = {
     "bottleneck": {"entries": 8, "width": 8},
     "forward_dynamics": {"width": 32, "depth": 1, "heads": 2},
     "adapter": {"context_frames": 2, "hidden": 32, "depth": 2},
+}
+
+NANO_WAN4: dict[str, Any] = {
+    **NANO_WAN,
+    "codec_name": "wan_clips",
+    "codec": {"batch": 64, "sizes": NARROW_WAN_VAE},
+    "adapter": {"context_frames": 0, "hidden": 32, "depth": 2},
 }

@@ -264,7 +264,10 @@ def _limits(facts: CardFacts) -> str:
         "be trusted with a real robot: it has seen what is listed under Data and nothing else",
     ]
     if isinstance(facts.system.conditioner, GroupedConditioner):
-        limits.append("be stepped one frame at a time as an environment: a latent of its holds several frames")
+        limits.append(
+            "show a single step as a whole plan does: a latent of its holds several frames, imagined together, and a "
+            "step in their midst is shown as if its action were held"
+        )
     if facts.system.info.stage != "adapter":
         limits.append("take real actions: no adapter has been trained")
     return "\n".join(f"- {limit}" for limit in limits)

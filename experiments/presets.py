@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -12,7 +12,7 @@ import torch
 from colaworld.adapters.action_adapter import ActionAdapter, AdapterKind
 from colaworld.adapters.system import ColaSystem, SystemInfo
 from colaworld.experiments.batches import derived_seed
-from colaworld.experiments.large_presets import BASE, NANO_OPENSORA, NANO_WAN, OPENSORA, WAN
+from colaworld.experiments.large_presets import BASE, NANO_OPENSORA, NANO_WAN, NANO_WAN4, OPENSORA, WAN, WAN4
 from colaworld.experiments.recipes import RecipeName
 from colaworld.models.action_conditioner import ActionConditioner
 from colaworld.models.action_head import ActionHead
@@ -66,19 +66,22 @@ PRESETS = {
         forward_dynamics={"width": 128, "depth": 2, "heads": 4},
         adapter={"context_frames": 2, "hidden": 192, "depth": 3},
     ),
-    # One GPU and half an hour; still plans on a CPU.
+    # One GPU and half an hour; still plans on a CPU. At most 7 M parameters in all, whatever the recipe (two_stage's
+    # latent action model has a decoder of its own). Two thirds are the video model's, which plans are made of: beside
+    # ``tiny`` it alone is wider and deeper, because codes say as little here and pictures are as large.
     "small": Preset(
         name="small",
         codec={"channels": (48, 64), "latent_channels": 8},
-        video={"width": 288, "depth": 4, "heads": 6, "mlp_ratio": 2.0, "max_frames": 16},
-        conditioner={"width": 160, "depth": 2, "heads": 4},
-        inverse_dynamics={"width": 160, "depth": 2, "heads": 4},
-        forward_dynamics={"width": 160, "depth": 2, "heads": 4},
-        adapter={"context_frames": 2, "hidden": 256, "depth": 3},
+        video={"width": 240, "depth": 4, "heads": 6, "mlp_ratio": 2.0, "max_frames": 16},
+        conditioner={"width": 128, "depth": 2, "heads": 4},
+        inverse_dynamics={"width": 128, "depth": 2, "heads": 4},
+        forward_dynamics={"width": 128, "depth": 2, "heads": 4},
+        adapter={"context_frames": 2, "hidden": 192, "depth": 3},
     ),
     "base": Preset(name="base", **BASE),
     "opensora": Preset(name="opensora", **OPENSORA),
     "wan": Preset(name="wan", **WAN),
+    "wan4": Preset(name="wan4", **WAN4),
     # For tests: everything is there, nothing is learned well.
     "nano": Preset(
         name="nano",
@@ -93,8 +96,11 @@ PRESETS = {
     ),
     "nano_opensora": Preset(name="nano_opensora", **NANO_OPENSORA),
     "nano_wan": Preset(name="nano_wan", **NANO_WAN),
+    "nano_wan4": Preset(name="nano_wan4", **NANO_WAN4),
 }
-PresetName = Literal["tiny", "small", "base", "opensora", "wan", "nano", "nano_opensora", "nano_wan"]
+PresetName = Literal[
+    "tiny", "small", "base", "opensora", "wan", "wan4", "nano", "nano_opensora", "nano_wan", "nano_wan4"
+]
 
 
 PIXEL_PATCH = 8
@@ -135,9 +141,10 @@ def build(
 
     codec = drawn(codec_class(preset.codec_name), "codec", height=height, width=width, **preset.codec)
     channels, rows, columns = codec.latent_shape
-    latent = {"latent_channels": channels, "latent_height": rows, "latent_width": columns}
-    video = drawn(backbone_class(preset.backbone), "video", **latent, **preset.video)
+    latent = _latent(codec.latent_shape)
     time = compressed_time(codec, CONTEXT_FRAMES)
+    seen = latent if time is None else _latent(codec.clip_shape)
+    video = drawn(backbone_class(preset.backbone), "video", **seen, **preset.video)
     real = recipe == "real_actions"
     chosen = {"tokens": tokens, "entries": entries, "width": code_width}
     asked = {name: value for name, value in chosen.items() if value is not None}
@@ -146,7 +153,7 @@ def build(
     conditioner = drawn(
         ActionConditioner if time is None else GroupedConditioner,
         "conditioner",
-        **({} if time is None else {"size": time.size, "chunk": time.groups.chunk}),
+        **({} if time is None else asdict(time.groups)),
         latent_action_dim=narrow.dim,
         video_width=video.config.width,
         max_steps=video.config.max_frames,
@@ -208,7 +215,7 @@ def build(
         render_profile=render_profile,
         clip=clip,
         recipe=recipe,
-        flow=flow or preset.flow,
+        flow=(flow or preset.flow).of_clips(height, width, clip if time is None else time.latents_of(clip)),
     )
     return ColaSystem(
         info=info,
@@ -221,3 +228,8 @@ def build(
         forward_dynamics=forward,
         action_head=head,
     )
+
+
+def _latent(shape: tuple[int, int, int]) -> dict[str, int]:
+    channels, rows, columns = shape
+    return {"latent_channels": channels, "latent_height": rows, "latent_width": columns}

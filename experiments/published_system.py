@@ -19,10 +19,10 @@ from colaworld.experiments.presets import PRESETS, Preset, build
 from colaworld.experiments.train_config import preset_defaults
 from colaworld.experiments.train_world_model import check_parts, public_config
 from colaworld.models import stdit3_published, wan
+from colaworld.models.codecs import codec_class
 from colaworld.models.opensora_vae import OpenSoraVAE
-from colaworld.models.wan_vae import WanVAE
 
-PublishedName = Literal["opensora", "wan", "nano_opensora", "nano_wan"]
+PublishedName = Literal["opensora", "wan", "wan4", "nano_opensora", "nano_wan", "nano_wan4"]
 WAN = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 Read = tuple[torch.nn.Module, torch.nn.Module, tuple[str, ...]]
 """Codec, video model, names that were dropped."""
@@ -81,7 +81,8 @@ def _opensora(preset: Preset, fresh: ColaSystem, video: Path | None, codec: Path
 def _wan(preset: Preset, fresh: ColaSystem, video: Path | None, codec: Path | None) -> Read:
     ours = {name: value for name, value in preset.codec.items() if name != "sizes"}
     ours |= {"height": fresh.info.height, "width": fresh.info.width}
-    vae = WanVAE.from_pretrained(codec or WAN, **({} if codec else {"subfolder": "vae"}), **ours)
+    where = {} if codec else {"subfolder": "vae"}
+    vae = codec_class(preset.codec_name).from_pretrained(codec or WAN, **where, **ours)
     found, wanted = public_config(vae.module), public_config(fresh.codec.module)
     for name, value in wanted.items():
         if found.get(name) != value:
@@ -94,7 +95,7 @@ def _wan(preset: Preset, fresh: ColaSystem, video: Path | None, codec: Path | No
 
 def _clip(fresh: ColaSystem) -> dict[str, Any]:
     """What published weights do not say."""
-    _, height, width = fresh.codec.latent_shape
+    _, height, width = fresh.video.latent_shape
     return {"latent_height": height, "latent_width": width, "max_frames": fresh.video.config.max_frames}
 
 

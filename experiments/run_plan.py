@@ -96,7 +96,7 @@ def run_plan(config: TrainConfig) -> RunPlan:
     parameters = {name: sum(each.numel() for each in part.parameters()) for name, part in system.parts().items()}
     system = replace(system, bottleneck=unquantised)
     if config.loop.gradient_checkpointing:
-        system.video.enable_gradient_checkpointing()
+        system.enable_gradient_checkpointing()
     recipe = RECIPES[config.recipe]
     stages = [_stage_plan(system, recipe.turn(stage), config) for stage in config.run_stages()]
     return RunPlan(config=config, parameters=parameters, stages=tuple(stages))
@@ -177,9 +177,9 @@ def _kept(kind: _Kind, batch: Batch) -> int:
                 keep(each)
         return checkpoint(block, *inputs, use_reentrant=False)
 
-    video = kind.model.cola.video
-    if video.gradient_checkpointing:
-        video.enable_gradient_checkpointing(blockwise)
+    for part in kind.modules():
+        if getattr(part, "gradient_checkpointing", False):
+            part.enable_gradient_checkpointing(blockwise)
     with _FusedAttention(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         kind(batch)
     total = 0

@@ -126,12 +126,13 @@ class StageModel(nn.Module):
         drawn = draw(torch.rand, (len(latents), 1, 1), generator, latents.device)
         through = (drawn < self.config.through_adapter) & known.all(dim=1)[:, None, None]
         actions, context = torch.where(through, latents_of(self.adapter, bottleneck, answer), codes.latents), None
+        clip, *_ = self.cola.world_clip(latents)
         if imagined:
-            context, seen = self.cola.imagined_context(latents, actions), None
+            context, seen = self.cola.imagined_context(clip, self.cola.world_actions(actions)), None
             if frames:
-                seen = context_windows(torch.cat([context, latents[:, -1:]], dim=1), frames)
+                seen = context_windows(torch.cat([context, clip[:, -1:]], dim=1), frames)
             actions = torch.where(through, adapt(self.adapter, bottleneck, real, seen), codes.latents)
-        flow = self.cola.flow_loss(latents, actions, generator, context=context)
+        flow = self.cola.clip_flow_loss(clip, self.cola.world_actions(actions), generator, context=context)
         return self.cola.flow.weight * flow + self.config.adapter_weight * adapted, {"flow": flow.detach(), **parts}
 
     def commitment(self, step: int) -> float:

@@ -209,6 +209,8 @@ def binding_flags(config: TrainConfig) -> dict[str, object]:
         said["loop"].pop("accumulate")
     for free in ("trackers", "held_out", "evaluation", "video", "out", "share"):
         said.pop(free)
+    if config.flow.ratio == 1.0:  # likewise
+        said["flow"].pop("ratio")
     if config.guard.action != "extend":  # what only watches changes no weight
         said.pop("guard")
     return said

@@ -60,7 +60,8 @@ class LoopConfig:
     """Parts that a process works a batch off in, one after another, to save memory. Batch statistics are then each
     part's own."""
     gradient_checkpointing: bool = False
-    """Whether the video model's blocks are computed again in the backward pass, to save memory."""
+    """Whether the blocks of video model, inverse and forward dynamics are computed again in the backward pass, to save
+    memory."""
     loader_workers: int = 0
     """Processes that read clips ahead; 0 reads them between steps."""
     compile: bool = False
@@ -134,8 +135,8 @@ def train_stage(
     flops = _flops(accelerator, model, data, stage)  # in every process: batch statistics are shared by all
     if loop.compile:
         compile_training(system.video)
-    if loop.gradient_checkpointing and system.video is not None:
-        system.video.enable_gradient_checkpointing()
+    if loop.gradient_checkpointing:
+        system.enable_gradient_checkpointing()
     parameters = model.trained_parameters()
     optimizer = torch.optim.AdamW(parameters, config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay)
     scheduler = get_scheduler(

@@ -3,7 +3,8 @@
 Recipe, imagination, engine and evaluation call a backbone through ``Backbone`` alone: one velocity pass over frames
 that are clean or noised, each with a flow time of its own, under a mask and a cache of clean frames. ``CausalFrames``
 makes the three calls they use (``two_streams``, ``remember``, ``next_velocity``) out of ``forward``. Another generator
-is one file with one class, and one line in ``BACKBONES``.
+is one file with one class, and one line in ``BACKBONES``: ``ltx`` is the shortest, made of what ``space_time`` has for
+diffusers' generators that attend over space and time at once.
 
 Inside there is one convention (``flow``): time 0 is the source, time 1 the data, velocity = data - source, and a clean
 frame is a frame at time 1. What a published generator means by its timestep and its output is said by a ``Convention``,
@@ -24,11 +25,13 @@ import torch
 from torch import Tensor
 
 from colaworld.models.blocks import TemporalCache
+from colaworld.models.checkpointed import Checkpointed
 
 BACKBONES = {
     "own": ("colaworld.models.video_transformer", "VideoTransformer"),
     "opensora": ("colaworld.models.stdit3", "STDiT3"),
     "wan": ("colaworld.models.wan", "WanBackbone"),
+    "ltx": ("colaworld.models.ltx", "LTXBackbone"),
 }
 """Name to module and class. Modules are imported when they are asked for."""
 
@@ -92,8 +95,21 @@ class Backbone(Protocol):
         """See ``CausalFrames``."""
 
 
-class CausalFrames:
-    """``two_streams``, ``remember`` and ``next_velocity`` of a module whose ``forward`` is ``Backbone.forward``."""
+class CausalFrames(Checkpointed):
+    """Most of a ``Backbone``, for a module with ``config``, whose ``forward`` is ``Backbone.forward`` and runs its
+    blocks through ``_run``.
+    """
+
+    def _lay_out(self, height: int, width: int, patch: int) -> None:
+        """``rows`` and ``columns`` of latents ``height`` x ``width``. ValueError where they do not divide."""
+        if height % patch or width % patch:
+            raise ValueError(f"latents of {height}x{width} do not divide by patch {patch}")
+        self.rows, self.columns = height // patch, width // patch
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """``(C, h, w)``."""
+        return self.config.latent_channels, self.config.latent_height, self.config.latent_width
 
     def two_streams(
         self, clean: Tensor, noised: Tensor, time: Tensor, *, action_modulation: Tensor | None = None

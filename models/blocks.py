@@ -48,12 +48,35 @@ class TemporalCache:
         """How many frames are cached."""
         return self.keys[0].shape[3] if self.keys else 0
 
+    def past(self, number: int) -> "Past | None":
+        """Keys and values that temporal block ``number`` has seen; None of an empty cache."""
+        return (self.keys[number], self.values[number]) if self.keys else None
+
+    def add(self, pair: "Past") -> None:
+        """Keys and values of one more block."""
+        self.keys.append(pair[0])
+        self.values.append(pair[1])
+
     def expand(self, count: int) -> "TemporalCache":
         """The same context for ``count`` candidates; views, no copy. Needs a cache of batch 1."""
         return TemporalCache(
             [key.expand(count, -1, -1, -1, -1) for key in self.keys],
             [value.expand(count, -1, -1, -1, -1) for value in self.values],
         )
+
+
+Past = tuple[Tensor, Tensor] | tuple[Slots, Slots]
+"""Keys and values of earlier frames."""
+
+
+def joined(past: Tensor | Slots, new: Tensor) -> Tensor:
+    """``past (N, heads, T, d)`` and then ``new``, or the whole of the slots that it was written into."""
+    return past.written(new) if isinstance(past, Slots) else torch.cat([past, new], dim=2)
+
+
+def flat(past: Tensor | Slots) -> Tensor | Slots:
+    """``(B, P, heads, T, d)`` with batch and patches as one axis."""
+    return past.flat() if isinstance(past, Slots) else rearrange(past, "b p h t d -> (b p) h t d")
 
 
 def check_positions(positions: Tensor, most: int) -> None:
@@ -82,7 +105,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, past: tuple[Tensor, Tensor] | tuple[Slots, Slots] | None = None
+        self, x: Tensor, mask: Tensor | None = None, past: Past | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """``x (N, L, W)``, mask bool ``(L, past + L)``, or ``(L, slots)`` (True: may look) -> output and the keys and
         values, past included.
@@ -90,17 +113,9 @@ class Attention(nn.Module):
         query, key, value = rearrange(self.qkv(x), "n l (three h d) -> three n h l d", three=3, h=self.heads)
         query, key = self.query_norm(query), self.key_norm(key)
         if past is not None:
-            key, value = _joined(past[0], key), _joined(past[1], value)
+            key, value = joined(past[0], key), joined(past[1], value)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.out(rearrange(attended, "n h l d -> n l (h d)")), (key, value)
-
-
-def _joined(past: Tensor | Slots, new: Tensor) -> Tensor:
-    return past.written(new) if isinstance(past, Slots) else torch.cat([past, new], dim=2)
-
-
-def _flat(past: Tensor | Slots) -> Tensor | Slots:
-    return past.flat() if isinstance(past, Slots) else rearrange(past, "b p h t d -> (b p) h t d")
 
 
 class Block(nn.Module):
@@ -123,7 +138,7 @@ class Block(nn.Module):
         x: Tensor,
         modulation: Tensor | None,
         mask: Tensor | None = None,
-        past: tuple[Tensor, Tensor] | tuple[Slots, Slots] | None = None,
+        past: Past | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """``x (B, F, P, W)``; past keys and values ``(B, P, heads, T, d)`` -> output and, for temporal blocks,
         theirs with past.
@@ -134,7 +149,7 @@ class Block(nn.Module):
         y = self.attention_norm(x) * (1.0 + scale) + shift
         seen = None
         if self.temporal:
-            flat_past = None if past is None else (_flat(past[0]), _flat(past[1]))
+            flat_past = None if past is None else (flat(past[0]), flat(past[1]))
             y, pair = self.attention(rearrange(y, "b f p w -> (b p) f w"), mask, flat_past)
             y = rearrange(y, "(b p) f w -> b f p w", b=batch)
             seen = tuple(rearrange(part, "(b p) h t d -> b p h t d", b=batch) for part in pair)

@@ -6,6 +6,7 @@ CODECS = {
     "frames": ("colaworld.models.codec", "FrameCodec"),
     "opensora": ("colaworld.models.opensora_vae", "OpenSoraVAE"),
     "wan": ("colaworld.models.wan_vae", "WanVAE"),
+    "wan_clips": ("colaworld.models.wan_clips", "WanClips"),
 }
 """Name to module and class. Modules are imported when they are asked for."""
 

@@ -81,9 +81,13 @@ class ColaModel(nn.Module):
             return latents, actions, dropped
         return (
             self.compressed.compress(latents),
-            None if actions is None else self.compressed.group(actions),
+            None if actions is None else self.world_actions(actions),
             None if dropped is None else self.compressed.group_any(dropped),
         )
+
+    def world_actions(self, actions: Tensor) -> Tensor:
+        """The actions that ``world_clip`` returns."""
+        return actions if self.compressed is None else self.compressed.group(actions)
 
     def latent_actions(
         self, latents: Tensor, generator: Chance | None = None, *, commitment: float = 1.0
@@ -123,15 +127,11 @@ class ColaModel(nn.Module):
         modulation = None if actions is None else self.conditioner(actions, dropped=dropped, generator=generator)
         return F.mse_loss(self.video.two_streams(clean, noised, time, action_modulation=modulation), velocity)
 
-    def imagined_context(self, latents: Tensor, actions: Tensor) -> Tensor:
-        """The clean frames 0..T-2 as the model itself imagines them from the first two and the codes: ``(B, T - 1,
-        C, h, w)``; with compressed time the latents 0..K-2, from those of the first two frames.
-        """
-        latents, actions, _ = self.world_clip(latents, actions)
-        return self._imagined_clip(latents, actions)
-
     @torch.no_grad()
-    def _imagined_clip(self, latents: Tensor, actions: Tensor) -> Tensor:
+    def imagined_context(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """The clean frames 0..T-2 of a ``world_clip`` as the model itself imagines them from the first two and the
+        codes: ``(B, T - 1, C, h, w)``; with compressed time the latents 0..K-2, from those of the first two frames.
+        """
         known = CONTEXT_FRAMES if self.compressed is None else self.compressed.groups.latents(CONTEXT_FRAMES)
         imagination = Imagination(self.video, self.conditioner, self.flow)
         start = imagination.start(latents[:, :known], actions[:, : known - 1])
@@ -177,7 +177,7 @@ class ColaModel(nn.Module):
         latents, actions, dropped = self.world_clip(latents, latent.latents, dropped)
         context = None
         if imagined:
-            context = self._imagined_clip(latents, actions)
+            context = self.imagined_context(latents, actions)
             if dropped is not None:
                 context = torch.where(dropped.any(dim=1)[:, None, None, None, None], latents[:, :-1], context)
         if flow_to_video:

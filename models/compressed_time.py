@@ -5,8 +5,8 @@ makes one latent of ``size`` frames, ``CompressedTime`` stands between: it compr
 latent actions (``FrameGroups``) on the way in, and expands what was imagined on the way out.
 
 The first latent holds the frames that a plan starts from (VP2's two of four), every later one ``size`` new frames, so
-that training sees clips as plans do: 14 frames are latents of 2, 4, 4, 4. Frames beyond the last whole latent, and
-beyond the codec's chunk, are left out. Not stated in the paper: all of this.
+that training sees clips as plans do: 14 frames are latents of 2, 4, 4, 4 (Wan's: 1, 1, 4, 4, 4). Frames beyond the
+last whole latent, and beyond the codec's chunk, are left out. Not stated in the paper: all of this.
 
 Shapes: frames' latents ``(B, T, C, h, w)`` and actions ``(B, T - 1, D)``; compressed ``(B, K, C, h, w)`` and ``(B, K -
 1, size * D)``.
@@ -25,6 +25,10 @@ class ClipCodec(Protocol):
     """What a codec of clips offers besides one latent a frame, ``encode`` and ``decode``."""
 
     frame_groups: FrameGroups
+    causal: bool
+    """Whether ``expand`` makes a frame of the latents up to its own alone."""
+    clip_shape: tuple[int, int, int]
+    """``(C, h, w)`` of what ``compress`` makes; ``latent_shape`` is that of one frame's."""
 
     def encode(self, frames: Tensor) -> Tensor:
         """Frames ``(..., 3, height, width)``, uint8 or in [-1, 1] -> latents ``(..., C, h, w)``, one a frame."""
@@ -62,6 +66,10 @@ class CompressedTime:
             raise ValueError(f"a clip of {frames} frames is shorter than the {self.context} that a plan starts from")
         return most - (most - self.context) % self.size
 
+    def latents_of(self, frames: int) -> int:
+        """How many latents a clip of ``frames`` is."""
+        return self.groups.latents(self.used(frames))
+
     def latents_ahead(self, horizon: int) -> int:
         """How many latents reach ``horizon`` frames beyond the context."""
         return -(-horizon // self.size)
@@ -71,18 +79,20 @@ class CompressedTime:
         """``(B, T, C, h, w) -> (B, K, C, h, w)``; without gradients, since the codec does not learn."""
         return self.codec.compress(pictures[:, : self.used(pictures.shape[1])])
 
-    def expand_ahead(self, latents: Tensor, horizon: int) -> Tensor:
-        """The first ``horizon`` frames beyond the context ``(B, horizon, C, h, w)`` of ``latents (B, K, C, h, w)``, the
-        context's included.
+    def expand_ahead(self, latents: Tensor, horizon: int, *, taken: int = 0) -> Tensor:
+        """The ``horizon`` frames ``(B, horizon, C, h, w)`` that follow the context and ``taken`` more, of ``latents (B,
+        K, C, h, w)``, the context's included.
 
-        Latent by latent, each after those before it alone: OpenSora's decoder is normalised over the whole clip, and a
-        frame would show what comes after it.
+        Latent by latent, each after those before it alone, unless the codec is causal: OpenSora's decoder is normalised
+        over the whole clip, and a frame would show what comes after it.
         """
-        known, found = self.groups.latents(self.context), []
-        for number in range(1, latents.shape[1] - known + 1):
+        if self.codec.causal:
+            return self.codec.expand(latents)[:, self.context + taken : self.context + taken + horizon]
+        known, begun, found = self.groups.latents(self.context), taken // self.size, []
+        for number in range(begun + 1, latents.shape[1] - known + 1):
             frames = self.context + number * self.size
             found.append(self.codec.expand(latents[:, : known + number], frames)[:, -self.size :])
-        return torch.cat(found, dim=1)[:, :horizon]
+        return torch.cat(found, dim=1)[:, taken - begun * self.size :][:, :horizon]
 
     def group(self, actions: Tensor) -> Tensor:
         """``(B, T - 1, D) -> (B, K - 1, size * D)``."""
@@ -104,7 +114,7 @@ class CompressedTime:
 def compressed_time(codec: object, context: int) -> CompressedTime | None:
     """Of a codec that makes latents of several frames; None of one that makes one a frame.
 
-    ValueError for one that has no latents of single frames to compress (Wan's: its first layers see several frames).
+    ValueError for one that has nothing to make them of, frame by frame.
     """
     groups = getattr(codec, "frame_groups", None)
     if groups is None or groups.size == 1 or groups.chunk == 1:
@@ -112,6 +122,6 @@ def compressed_time(codec: object, context: int) -> CompressedTime | None:
     if not hasattr(codec, "compress"):
         raise ValueError(
             f"a {type(codec).__name__} encodes clips whole, so that a plan of single frames cannot enter it: chunk "
-            f"must be 1 (one latent a frame), got {groups.chunk}"
+            f"must be 1 (one latent a frame), got {groups.chunk}; WanClips is made for it"
         )
     return CompressedTime(codec, context)

@@ -11,12 +11,13 @@
 - ``in_chunks`` keeps to a memory budget. All noise is drawn before (see ``Imagination.noise``), so chunks change
   nothing.
 
-Nothing here is decoded, and no gradient passes: where one is wanted ``roll_out`` is the plain one. In bfloat16 the
+Nothing here is decoded, and no gradient passes: where one is wanted frames are made the plain way. In bfloat16 the
 networks' weights, the cache and the velocities are; frames, flow time and the sum over a frame's steps stay float32.
 
 Shapes: latents ``(B, T, C, h, w)``, latent actions ``(B, N, D)``, modulation ``(B, F, 6, W)``.
 """
 
+import functools
 from collections.abc import Callable
 from copy import copy, deepcopy
 from dataclasses import dataclass
@@ -28,8 +29,8 @@ from torch import Tensor, nn
 from colaworld.models.action_conditioner import ActionConditioner
 from colaworld.models.backbones import Backbone
 from colaworld.models.chunks import Chunks
-from colaworld.models.flow import FlowConfig, SamplerConfig, integrate
-from colaworld.models.imagination import Imagination, Imagined, NextAction
+from colaworld.models.flow import FlowConfig, SamplerConfig
+from colaworld.models.imagination import Imagination, Imagined, NextFrame
 from colaworld.models.static_cache import StaticCache, visible
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -94,27 +95,11 @@ class Engine(Imagination):
         Imagination.__init__(other, self.video, self.conditioner, self.flow, sampler, dtype=self.dtype)
         return other
 
-    def roll_out(
-        self,
-        state: Imagined,
-        next_action: NextAction,
-        horizon: int,
-        generator: torch.Generator | None = None,
-        *,
-        noise: Tensor | None = None,
-    ) -> Tensor:
-        """As ``Imagination.roll_out``."""
-        noise = self.noise(state.recent[:, -1:], horizon, generator) if noise is None else noise
+    def _by_cache(self, state: Imagined, horizon: int) -> NextFrame:
+        """As ``Imagination``'s; where a gradient may pass it is that one."""
         if torch.is_grad_enabled():
-            return super().roll_out(state, next_action, horizon, noise=noise)
-        room = self._room(state, horizon)
-        recent, actions, frames = state.recent, state.actions, []
-        for step in range(horizon):
-            actions = torch.cat([actions, next_action(step, recent)[:, None]], dim=1)
-            frame = self._frame(room, recent, self._source(recent, noise, step), actions, state.cache.frames, step)
-            frames.append(frame)
-            recent = torch.cat([recent[:, 1:], frame], dim=1)
-        return torch.cat(frames, dim=1)
+            return super()._by_cache(state, horizon)
+        return functools.partial(self._frame, self._room(state, horizon), state.cache.frames)
 
     def in_chunks(self, piece: Callable[[slice], Tensor], count: int, horizon: int) -> Tensor:
         """``piece(rows)``, which rolls out some of ``count`` candidates, within the memory budget; when memory runs out
@@ -175,7 +160,7 @@ class Engine(Imagination):
         return room
 
     def _frame(
-        self, room: StaticCache, recent: Tensor, source: Tensor, actions: Tensor, context: int, step: int
+        self, room: StaticCache, context: int, step: int, recent: Tensor, source: Tensor, actions: Tensor
     ) -> Tensor:
         """The frame ``(B, 1, C, h, w)`` of ``step``; the first pass also remembers the one before, if imagined."""
         position, branches = context + step, self._branches
@@ -204,7 +189,7 @@ class Engine(Imagination):
             )
             return self._guided(found[:, 1:], x)
 
-        return integrate(velocity, source, self.sampler.steps)
+        return self._integrated(velocity, source)
 
     def _run(
         self,

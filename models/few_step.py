@@ -131,4 +131,4 @@ def teacher_frames(
     def velocity(x: Tensor, time: Tensor) -> Tensor:
         return teacher.video(x, time, places + 1, action_modulation=modulation, mask=mask, cache=cache)[0]
 
-    return integrate(velocity, source, steps)
+    return integrate(velocity, source, steps, teacher.flow.ratio)

@@ -9,13 +9,14 @@ Shapes: latents ``(B, N, C, h, w)``, time ``(B, N)``.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from colaworld.models.share import Chance, draw
+from colaworld.models.stdit3_time import noise_ratio, transformed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,9 @@ class FlowConfig:
     """Of the flow loss beside the codebook's losses. Differs from the paper (1): from the last frame velocities are
     small, and the commitment loss would outweigh what they say about actions.
     """
+    ratio: float | None = 1.0
+    """How far times are moved towards the source, in training and in sampling: OpenSora's timestep transform. 1: not at
+    all; None: as OpenSora does, by the pictures' size and the number of latents in a clip, once these are known."""
 
     def __post_init__(self) -> None:
         if self.source not in ("last_frame", "noise"):
@@ -46,6 +50,12 @@ class FlowConfig:
             raise ValueError(
                 f"mean_fraction={self.mean_fraction} needs source='last_frame': noise has no mean to start from"
             )
+        if self.ratio is not None and not 0.0 < self.ratio < math.inf:
+            raise ValueError(f"ratio must be positive and finite, got {self.ratio}")
+
+    def of_clips(self, height: int, width: int, latent_frames: int) -> "FlowConfig":
+        """The same with a ``ratio`` that is known, for clips of so many latents of ``height`` x ``width`` pixels."""
+        return self if self.ratio is not None else replace(self, ratio=noise_ratio(height, width, latent_frames))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +94,7 @@ def training_pairs(
     """
     batch, device = data.shape[:2], data.device
     noise = draw(torch.randn, data.shape, generator, device)
-    time = torch.sigmoid(draw(torch.randn, batch, generator, device))
+    time = transformed(torch.sigmoid(draw(torch.randn, batch, generator, device)), config.ratio)
     mean = draw(torch.rand, batch, generator, device) < config.mean_fraction
     time = torch.where(mean, torch.zeros_like(time), time)
     std = torch.where(mean, 0.0, config.std)[..., None, None, None]
@@ -92,10 +102,15 @@ def training_pairs(
     return interpolate(source, data, time), time, data - source
 
 
-def integrate(velocity: Callable[[Tensor, Tensor], Tensor], source: Tensor, steps: int) -> Tensor:
-    """Euler's method from time 0 to 1; ``velocity(x, time (B, N))``."""
+def integrate(
+    velocity: Callable[[Tensor, Tensor], Tensor], source: Tensor, steps: int, ratio: float | None = 1.0
+) -> Tensor:
+    """Euler's method from time 0 to 1, in even steps where ``ratio`` is 1 (see ``FlowConfig``); ``velocity(x, time (B,
+    N))``.
+    """
     x = source
     for step in range(steps):
-        time = torch.full(x.shape[:2], step / steps, device=x.device, dtype=x.dtype)
-        x = x + velocity(x, time) / steps
+        now, later = transformed(step / steps, ratio), transformed((step + 1) / steps, ratio)
+        time = torch.full(x.shape[:2], now, device=x.device, dtype=x.dtype)
+        x = x + (velocity(x, time) / steps if ratio == 1.0 else velocity(x, time) * (later - now))
     return x

@@ -16,9 +16,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from colaworld.models.blocks import Block
+from colaworld.models.checkpointed import Checkpointed
 
 
-class ForwardDynamics(ModelMixin, ConfigMixin):
+class ForwardDynamics(Checkpointed, ModelMixin, ConfigMixin):
     """``output`` says what its frames are: ``"latent"`` or ``"pixel"``; ``channels``, ``rows`` and ``columns`` are
     their C, h and w.
 
@@ -69,7 +70,7 @@ class ForwardDynamics(ModelMixin, ConfigMixin):
         tokens = self.embed_action(rearrange(actions, "b n (k d) -> b n k d", k=self.config.tokens))
         x = torch.cat([patches + self.patch_position, tokens + self.action_position], dim=2)
         for block in self.blocks:
-            x, _ = block(x, None)
+            x, _ = self._run(block, x, None)
         change = self.unembed(self.final_norm(x[:, :, : patches.shape[2]]))
         return frames + rearrange(
             change, "b n (i j) (c p q) -> b n c (i p) (j q)", i=self.rows, j=self.columns, p=p, q=p

@@ -31,22 +31,30 @@ from colaworld.models.share import Chance, draw
 @dataclass(frozen=True, kw_only=True)
 class FrameGroups:
     """How frames lie in latents: ``chunk`` frames are encoded at a time (None: the whole clip), each chunk filled up in
-    front to a multiple of ``size``.
+    front to a multiple of ``size``. With a ``lead`` (and no chunks) the first frame of any clip is a latent of its own,
+    and the others up to that number another: 14 frames with a lead of 2 are latents of 1, 1, 4, 4, 4.
     """
 
     size: int = 4
     chunk: int | None = 17
+    lead: int | None = None
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"size must be 1 or more, got {self.size}")
         if self.chunk is not None and self.chunk < 1:
             raise ValueError(f"chunk must be 1 or more, got {self.chunk}")
+        if self.lead is not None and (self.chunk is not None or not 1 <= self.lead <= self.size):
+            raise ValueError(
+                f"a lead must lie in 1..{self.size} and chunk be None, got lead={self.lead} and chunk={self.chunk}"
+            )
 
     def lengths(self, frames: int) -> list[int]:
-        """How many frames each latent of a clip holds."""
+        """How many frames each latent of a clip holds. ValueError for clips of a length that no latents make up."""
         if frames < 1:
             raise ValueError(f"a clip has 1 frame or more, got {frames}")
+        if self.lead is not None:
+            return self._led(frames)
         found, left = [], frames
         while left > 0:
             part = left if self.chunk is None else min(left, self.chunk)
@@ -87,8 +95,19 @@ class FrameGroups:
         grouped = empty.index_copy(1, places, actions[:, lengths[0] - 1 :])
         return rearrange(grouped, "b (k size) d -> b k (size d)", size=self.size)
 
+    def _led(self, frames: int) -> list[int]:
+        """``lengths`` with a ``lead``."""
+        found = []
+        while sum(found) < frames:
+            found.append(self._usual(len(found)))
+        if sum(found) != frames:
+            raise ValueError(f"a clip has 1 or {self.lead} + {self.size} n frames, got {frames}")
+        return found
+
     def _usual(self, number: int) -> int:
         """Frames in latent ``number`` where every chunk is whole, or the clip goes on."""
+        if number == 1 and self.lead is not None and self.lead > 1:
+            return self.lead - 1
         first = 1 if self.chunk is None else self.chunk % self.size or self.size
         each = None if self.chunk is None else -(-self.chunk // self.size)
         return first if number == 0 or (each is not None and number % each == 0) else self.size
@@ -107,6 +126,7 @@ class GroupedConditioner(ModelMixin, ConfigMixin):
         latent_action_dim: int = 64,
         size: int = 4,
         chunk: int | None = 17,
+        lead: int | None = None,
         width: int = 128,
         depth: int = 2,
         heads: int = 4,
@@ -118,7 +138,7 @@ class GroupedConditioner(ModelMixin, ConfigMixin):
         super().__init__()
         if not 0.0 <= drop < 1.0:
             raise ValueError(f"action drop must lie in [0, 1), got {drop}")
-        self.groups = FrameGroups(size=size, chunk=chunk)
+        self.groups = FrameGroups(size=size, chunk=chunk, lead=lead)
         self.single = ActionConditioner(
             latent_action_dim=latent_action_dim,
             width=width,

@@ -11,7 +11,8 @@ Shapes: latents ``(B, T, C, h, w)``, latent actions ``(B, N, D)``.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -25,27 +26,35 @@ NextAction = Callable[[int, Tensor], Tensor]
 """``(step, recent frames (B, T, C, h, w)) -> latent action (B, D)`` that leads from the last of them to the next
 frame."""
 
+NextFrame = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""``(step, recent frames, where the flow starts (B, 1, C, h, w), latent actions so far) -> frame (B, 1, C, h, w)``, one
+step after the other."""
+
 
 @dataclass
 class Imagined:
     """A world model's memory while it rolls out: cache, recent clean frames ``(B, T, C, h, w)``, latent actions
-    ``(B, T - 1, D)``.
+    ``(B, T - 1, D)``, and how many steps were ``taken`` since it was started.
     """
 
     cache: TemporalCache
     recent: Tensor
     actions: Tensor
+    taken: int = 0
 
-    def expand(self, count: int) -> "Imagined":
+    def expand(self, count: int) -> Self:
         """One context for ``count`` candidates."""
-        return Imagined(
-            self.cache.expand(count), self.recent.expand(count, -1, -1, -1, -1), self.actions.expand(count, -1, -1)
+        return replace(
+            self,
+            cache=self.cache.expand(count),
+            recent=self.recent.expand(count, -1, -1, -1, -1),
+            actions=self.actions.expand(count, -1, -1),
         )
 
-    def candidates(self, rows: slice) -> "Imagined":
+    def candidates(self, rows: slice) -> Self:
         """Some of the candidates; views."""
         cache = TemporalCache([key[rows] for key in self.cache.keys], [value[rows] for value in self.cache.values])
-        return Imagined(cache, self.recent[rows], self.actions[rows])
+        return replace(self, cache=cache, recent=self.recent[rows], actions=self.actions[rows])
 
 
 class Imagination:
@@ -77,14 +86,15 @@ class Imagination:
         return self.video.remember(clean.to(self.dtype), cache)
 
     def noise(
-        self, last: Tensor, horizon: int, generator: torch.Generator | None, *, count: int = 1
+        self, state: Imagined, horizon: int, generator: torch.Generator | None, *, count: int = 1
     ) -> Tensor | None:
-        """Noise ``(count, horizon, C, h, w)`` for the frames after ``last (B, 1, C, h, w)``, drawn frame by frame where
-        ``generator`` lives; None where nothing is random. A ``count`` of 1 is for all candidates, which then differ by
-        their actions alone.
+        """Noise ``(count, horizon, C, h, w)`` for the frames after ``state``, drawn frame by frame where ``generator``
+        lives; None where nothing is random. A ``count`` of 1 is for all candidates, which then differ by their actions
+        alone.
         """
         if self.sampler.std == 0.0 and self.flow.source != "noise":
             return None
+        last = state.recent
         where = last.device if generator is None else generator.device
         shape = (count, 1, *last.shape[2:])
         frames = [torch.randn(shape, generator=generator, device=where) for _ in range(horizon)]
@@ -102,16 +112,26 @@ class Imagination:
         """The ``horizon`` frames ``(B, horizon, C, h, w)`` that follow; ``state`` is left as it was. ``noise (B or 1,
         horizon, C, h, w)``: what was drawn already (None: it is drawn from ``generator``, one for all).
         """
-        noise = self.noise(state.recent[:, -1:], horizon, generator) if noise is None else noise
-        cache, recent, actions, frames = state.cache, state.recent, state.actions, []
-        for step in range(horizon):
-            actions = torch.cat([actions, next_action(step, recent)[:, None]], dim=1)
-            frame = self._next_frame(cache, self._source(recent, noise, step), actions)
-            frames.append(frame)
-            recent = torch.cat([recent[:, 1:], frame], dim=1)
-            if step + 1 < horizon:
-                cache = self.remember(frame, cache)
-        return torch.cat(frames, dim=1)
+        return self._rolled(self._by_cache(state, horizon), state, next_action, horizon, generator, noise)
+
+    def advance(
+        self,
+        state: Imagined,
+        next_action: NextAction,
+        generator: torch.Generator | None = None,
+        *,
+        noise: Tensor | None = None,
+    ) -> tuple[Tensor, Imagined]:
+        """The frame ``(B, 1, C, h, w)`` that ``roll_out`` begins with, and the state after it."""
+        action = next_action(0, state.recent)
+        frame = self.roll_out(state, lambda *_: action, 1, generator, noise=noise)
+        after = Imagined(
+            self.remember(frame, state.cache),
+            torch.cat([state.recent[:, 1:], frame], dim=1),
+            torch.cat([state.actions, action[:, None]], dim=1),
+            state.taken + 1,
+        )
+        return frame, after
 
     def roll_out_uncached(
         self,
@@ -128,11 +148,56 @@ class Imagination:
         """
         if state.recent.shape[1] != state.actions.shape[1] + 1:
             raise ValueError(f"{state.actions.shape[1] + 1} frames were seen, {state.recent.shape[1]} are left")
-        noise = self.noise(state.recent[:, -1:], horizon, generator) if noise is None else noise
-        seen, actions = state.recent, state.actions
+        return self._rolled(self._all_anew(state), state, next_action, horizon, generator, noise)
+
+    def _rolled(
+        self,
+        next_frame: NextFrame,
+        state: Imagined,
+        next_action: NextAction,
+        horizon: int,
+        generator: torch.Generator | None,
+        noise: Tensor | None,
+    ) -> Tensor:
+        """Frames one after another, each made by ``next_frame``."""
+        noise = self.noise(state, horizon, generator) if noise is None else noise
+        recent, actions, frames = state.recent, state.actions, []
         for step in range(horizon):
-            recent = seen[:, -state.recent.shape[1] :]
             actions = torch.cat([actions, next_action(step, recent)[:, None]], dim=1)
+            frame = next_frame(step, recent, self._source(recent, noise, step), actions)
+            frames.append(frame)
+            recent = torch.cat([recent[:, 1:], frame], dim=1)
+        return torch.cat(frames, dim=1)
+
+    def _by_cache(self, state: Imagined, horizon: int) -> NextFrame:
+        """Frames made from the cache, which each joins before the next."""
+        cache = state.cache
+
+        def next_frame(step: int, recent: Tensor, source: Tensor, actions: Tensor) -> Tensor:
+            nonlocal cache
+            if step:
+                cache = self.remember(recent[:, -1:], cache)
+            branches = [None if part is None else part[:, -1:] for part in self._modulations(actions)]
+
+            def velocity(x: Tensor, time: Tensor) -> Tensor:
+                found = [
+                    self.video.next_velocity(x.to(self.dtype), time, cache, action_modulation=modulation)
+                    for modulation in branches
+                ]
+                return self._guided(torch.cat(found, dim=1), x)
+
+            return self._integrated(velocity, source)
+
+        return next_frame
+
+    def _all_anew(self, state: Imagined) -> NextFrame:
+        """Frames made from all that were seen, without a cache."""
+        seen = state.recent
+
+        def next_frame(step: int, recent: Tensor, source: Tensor, actions: Tensor) -> Tensor:
+            nonlocal seen
+            if step:
+                seen = torch.cat([seen, recent[:, -1:]], dim=1)
             branches = self._modulations(actions)
 
             def velocity(x: Tensor, time: Tensor) -> Tensor:
@@ -146,21 +211,13 @@ class Imagination:
                 ]
                 return self._guided(torch.cat(found, dim=1), x)
 
-            frame = integrate(velocity, self._source(recent, noise, step), self.sampler.steps)
-            seen = torch.cat([seen, frame], dim=1)
-        return seen[:, -horizon:]
+            return self._integrated(velocity, source)
 
-    def _next_frame(self, cache: TemporalCache, source: Tensor, actions: Tensor) -> Tensor:
-        branches = [None if part is None else part[:, -1:] for part in self._modulations(actions)]
+        return next_frame
 
-        def velocity(x: Tensor, time: Tensor) -> Tensor:
-            found = [
-                self.video.next_velocity(x.to(self.dtype), time, cache, action_modulation=modulation)
-                for modulation in branches
-            ]
-            return self._guided(torch.cat(found, dim=1), x)
-
-        return integrate(velocity, source, self.sampler.steps)
+    def _integrated(self, velocity: Callable[[Tensor, Tensor], Tensor], source: Tensor) -> Tensor:
+        """As the sampler does."""
+        return integrate(velocity, source, self.sampler.steps, self.flow.ratio)
 
     def _source(self, recent: Tensor, noise: Tensor | None, step: int) -> Tensor:
         """Where the flow to the next frame starts ``(B, 1, C, h, w)``."""

@@ -19,9 +19,10 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from colaworld.models.blocks import Block
+from colaworld.models.checkpointed import Checkpointed
 
 
-class InverseDynamics(ModelMixin, ConfigMixin):
+class InverseDynamics(Checkpointed, ModelMixin, ConfigMixin):
     """Raises ValueError on clips of fewer than two frames."""
 
     @register_to_config
@@ -72,6 +73,6 @@ class InverseDynamics(ModelMixin, ConfigMixin):
         patches = rearrange(torch.cat([windows, change], dim=2), "b t c (i p) (j q) -> b t (i j) (c p q)", p=p, q=p)
         x = self.embed(patches) + self.patch_position + self.frame_position[:, None]
         for block in self.blocks:
-            x, _ = block(x, None)
+            x, _ = self._run(block, x, None)
         read = self.read_patch(self.final_norm(x[:, -1]))
         return self.readout(rearrange(read, "(b n) p s -> b n (p s)", b=batch))

@@ -73,6 +73,8 @@ class PictureVAE(nn.Module):
 class OpenSoraVAE(ModelMixin, ConfigMixin):
     """The codec. Raises ValueError when a frame's size is not ``(height, width)``, or for sizes that do not divide."""
 
+    causal = False
+
     @register_to_config
     def __init__(
         self,
@@ -124,6 +126,11 @@ class OpenSoraVAE(ModelMixin, ConfigMixin):
         """``(C, h, w)`` of one latent."""
         sizes = self.config
         return sizes.latent_channels, sizes.height // self.shrink, sizes.width // self.shrink
+
+    @property
+    def clip_shape(self) -> tuple[int, int, int]:
+        """As ``ClipCodec.clip_shape``: the same."""
+        return self.latent_shape
 
     def encode(self, frames: Tensor) -> Tensor:
         """Frames ``(..., 3, height, width)``, uint8 or in [-1, 1] -> latents ``(..., C, h, w)``, one a frame."""

@@ -55,7 +55,6 @@ class STDiT3(CausalFrames, ModelMixin, ConfigMixin):
     Raises ValueError for sizes that do not divide, and when a frame's position reaches ``max_frames``.
     """
 
-    _supports_gradient_checkpointing = True
     _no_split_modules = ["STDiT3Block"]
 
     @register_to_config
@@ -79,13 +78,11 @@ class STDiT3(CausalFrames, ModelMixin, ConfigMixin):
         model_max_length: int = 300,
     ) -> None:
         super().__init__()
-        if latent_height % patch or latent_width % patch:
-            raise ValueError(f"latents of {latent_height}x{latent_width} do not divide by patch {patch}")
+        self._lay_out(latent_height, latent_width, patch)
         if width % heads or width // heads % 2:
             raise ValueError(f"width {width} does not make {heads} heads of even width")
         if width % 4:
             raise ValueError(f"width must divide by 4, got {width}")
-        self.rows, self.columns = latent_height // patch, latent_width // patch
         self.rope = RotaryEmbedding(width // heads)
         self.x_embedder = PatchEmbed3D(latent_channels, width, patch)
         self.t_embedder = ScalarEmbedder(width)
@@ -95,7 +92,6 @@ class STDiT3(CausalFrames, ModelMixin, ConfigMixin):
         blocks = [STDiT3Block(width, heads, mlp_ratio=mlp_ratio, text=text) for _ in range(2 * depth)]
         self.spatial_blocks, self.temporal_blocks = nn.ModuleList(blocks[:depth]), nn.ModuleList(blocks[depth:])
         self.final_layer = FinalLayer(width, patch**2 * latent_channels * (2 if pred_sigma else 1))
-        self.gradient_checkpointing = False
         self._initialise()
 
     @torch.no_grad()
@@ -122,11 +118,6 @@ class STDiT3(CausalFrames, ModelMixin, ConfigMixin):
         from colaworld.models.stdit3_published import load_published  # which makes one of these
 
         return load_published(source, **options).model
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """``(C, h, w)``."""
-        return self.config.latent_channels, self.config.latent_height, self.config.latent_width
 
     def forward(
         self,
@@ -156,18 +147,12 @@ class STDiT3(CausalFrames, ModelMixin, ConfigMixin):
         seen = TemporalCache()
         for number, (spatial, temporal) in enumerate(zip(self.spatial_blocks, self.temporal_blocks, strict=True)):
             x, _ = self._run(spatial, x, modulation, told)
-            past = (cache.keys[number], cache.values[number]) if cache is not None and cache.keys else None
-            x, (keys, values) = self._run(temporal, x, modulation, told, self.rope, positions, mask, past)
-            seen.keys.append(keys)
-            seen.values.append(values)
+            past = None if cache is None else cache.past(number)
+            x, pair = self._run(temporal, x, modulation, told, self.rope, positions, mask, past)
+            seen.add(pair)
         x = self.final_layer(x, embedded)
         output = rearrange(x, "b f (i j) (p q c) -> b f c (i p) (j q)", i=self.rows, p=patch, q=patch)
         return OPENSORA.velocity(output[:, :, : self.config.latent_channels]), seen
-
-    def _run(self, block: STDiT3Block, *inputs: Any) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        if torch.is_grad_enabled() and self.gradient_checkpointing:
-            return self._gradient_checkpointing_func(block, *inputs)
-        return block(*inputs)
 
     def _embedded(self, time: Tensor) -> Tensor:
         """Flow time and frame rate ``(B, F, W)``, which the six-way modulation and the last layer are made of."""

@@ -16,11 +16,9 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from colaworld.models.blocks import Slots
+from colaworld.models.blocks import Past, flat, joined
 
 ROTARY_BASE = 10000.0
-
-Past = tuple[Tensor, Tensor] | tuple[Slots, Slots]
 
 
 class RotaryEmbedding(nn.Module):
@@ -71,7 +69,7 @@ class Attention(nn.Module):
         if rope is not None:
             query, key = rope(query, positions), rope(key, positions)
         if past is not None:
-            key, value = _joined(past[0], key), _joined(past[1], value)
+            key, value = joined(past[0], key), joined(past[1], value)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.proj(rearrange(attended, "n h l d -> n l (h d)")), (key, value)
 
@@ -144,7 +142,7 @@ class STDiT3Block(nn.Module):
                 rope=rope,
                 positions=positions,
                 mask=mask,
-                past=None if past is None else (_flat(past[0]), _flat(past[1])),
+                past=None if past is None else (flat(past[0]), flat(past[1])),
             )
             y = rearrange(y, "(b p) f w -> b f p w", b=batch)
             seen = tuple(rearrange(part, "(b p) h t d -> b p h t d", b=batch) for part in pair)
@@ -229,10 +227,3 @@ def patch_positions(rows: int, columns: int, width: int, scale: float, device: t
     down = repeat(waves(rows), "i half -> (i j) half", j=columns)
     return torch.cat([across, down], dim=-1)
 
-
-def _joined(past: Tensor | Slots, new: Tensor) -> Tensor:
-    return past.written(new) if isinstance(past, Slots) else torch.cat([past, new], dim=2)
-
-
-def _flat(past: Tensor | Slots) -> Tensor | Slots:
-    return past.flat() if isinstance(past, Slots) else rearrange(past, "b p h t d -> (b p) h t d")

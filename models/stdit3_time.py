@@ -7,14 +7,18 @@ square root of the picture's pixels over 512 x 512 times that of the number of l
 Source: Open-Sora v1.2, ``opensora/schedulers/rf/rectified_flow.py``, in whose noise level t = 1 - s it reads
 t' = r t / (1 + (r - 1) t). There the number of latent frames is 5 for each 17 frames, rounded down; here it is the
 number itself, which is the same for whole chunks and does not vanish for clips of fewer than 17.
+
+``FlowConfig.ratio`` says whether it is used; training draws times and samplers take steps that are moved by it. Not
+stated in the paper. Differs from OpenSora, where the latents of a clip are noised together: here each is imagined after
+the others, and the number is that of the clips that a system is trained on.
 """
 
-from collections.abc import Callable
+from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 BASE_PIXELS = 512 * 512
+TimeT = TypeVar("TimeT", float, Tensor)
 
 
 def noise_ratio(height: int, width: int, latent_frames: int) -> float:
@@ -24,22 +28,10 @@ def noise_ratio(height: int, width: int, latent_frames: int) -> float:
     return (height * width / BASE_PIXELS * latent_frames) ** 0.5
 
 
-def transformed(time: Tensor, ratio: float) -> Tensor:
-    """Our flow time (0 noise, 1 data), of any shape, moved for clips of ``ratio``; 0 and 1 stay."""
-    return time / (ratio - (ratio - 1.0) * time)
-
-
-def sampling_times(steps: int, ratio: float) -> Tensor:
-    """The ``steps + 1`` times ``(steps + 1,)`` of a sampler, from 0 to 1."""
-    if steps < 1:
-        raise ValueError(f"steps must be 1 or more, got {steps}")
-    return transformed(torch.linspace(0.0, 1.0, steps + 1), ratio)
-
-
-def integrate_over(velocity: Callable[[Tensor, Tensor], Tensor], source: Tensor, times: Tensor) -> Tensor:
-    """``flow.integrate`` in uneven steps: Euler's method over ``times (steps + 1,)``; ``velocity(x, time (B, N))``."""
-    x = source
-    for time, later in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
-        now = torch.full(x.shape[:2], time, device=x.device, dtype=x.dtype)
-        x = x + (later - time) * velocity(x, now)
-    return x
+def transformed(time: TimeT, ratio: float | None) -> TimeT:
+    """Our flow time (0 noise, 1 data), a number or a tensor, moved for clips of ``ratio``; 0 and 1 stay, and where the
+    ratio is 1 all times, to the bit. ValueError for a ratio that is not known.
+    """
+    if ratio is None:
+        raise ValueError("ratio=None: the size of the clips for which times move is not known (FlowConfig.of_clips)")
+    return time if ratio == 1.0 else time / (ratio - (ratio - 1.0) * time)

@@ -32,8 +32,6 @@ class VideoTransformer(CausalFrames, ModelMixin, ConfigMixin):
     Raises ValueError when a frame's position reaches ``max_frames``.
     """
 
-    _supports_gradient_checkpointing = True
-
     @register_to_config
     def __init__(
         self,
@@ -49,10 +47,7 @@ class VideoTransformer(CausalFrames, ModelMixin, ConfigMixin):
         max_frames: int = 16,
     ) -> None:
         super().__init__()
-        self.gradient_checkpointing = False
-        if latent_height % patch or latent_width % patch:
-            raise ValueError(f"latents of {latent_height}x{latent_width} do not divide by patch {patch}")
-        self.rows, self.columns = latent_height // patch, latent_width // patch
+        self._lay_out(latent_height, latent_width, patch)
         token = latent_channels * patch**2
         self.embed = nn.Linear(token, width)
         self.patch_position = nn.Parameter(0.02 * torch.randn(self.rows * self.columns, width))
@@ -70,11 +65,6 @@ class VideoTransformer(CausalFrames, ModelMixin, ConfigMixin):
         self.unembed = nn.Linear(width, token)
         nn.init.zeros_(self.unembed.weight)
         nn.init.zeros_(self.unembed.bias)
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """``(C, h, w)``."""
-        return self.config.latent_channels, self.config.latent_height, self.config.latent_width
 
     def forward(
         self,
@@ -102,17 +92,10 @@ class VideoTransformer(CausalFrames, ModelMixin, ConfigMixin):
             modulation = modulation + action_modulation
         seen = TemporalCache()
         for block in self.blocks:
-            past = None
-            if block.temporal and cache is not None and cache.keys:
-                past = (cache.keys[len(seen.keys)], cache.values[len(seen.keys)])
-            inputs = x, modulation, mask if block.temporal else None, past
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                x, pair = self._gradient_checkpointing_func(block, *inputs)
-            else:
-                x, pair = block(*inputs)
+            past = cache.past(len(seen.keys)) if block.temporal and cache is not None else None
+            x, pair = self._run(block, x, modulation, mask if block.temporal else None, past)
             if pair is not None:
-                seen.keys.append(pair[0])
-                seen.values.append(pair[1])
+                seen.add(pair)
         shift, scale = (self.final_table + embedded[:, :, None, None]).unbind(dim=-2)
         x = self.unembed(self.final_norm(x) * (1.0 + scale) + shift)
         velocity = rearrange(x, "b f (i j) (c p q) -> b f c (i p) (j q)", i=self.rows, p=patch, q=patch)

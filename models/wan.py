@@ -2,11 +2,8 @@
 
 Everything with weights is diffusers' own (``WanTransformer3DModel``'s layers, run by their own ``forward``), under its
 names, so that ``WanBackbone.from_pretrained`` reads the ``transformer`` folder of ``Wan-AI/Wan2.1-T2V-1.3B-Diffusers``
-as it is; ``load_published`` also says what of it was left out. New is who sees whom. Wan attends over space and time at
-once: every patch sees every patch of the frames that a mask over frames shows, and keys and values of clean frames come
-from a cache. Blocks run on frames as if each were a picture, ``(B F) P W``, so that each has its own modulation; only
-self-attention, through a processor of its own, joins them. Rotary positions are a frame's number in the clip, whatever
-is cached.
+as it is; ``load_published`` also says what of it was left out. New is who sees whom (``space_time``). Rotary positions
+are a frame's number in the clip, whatever is cached.
 
 The action branch is a conditioner of its own: its output is added to the six-way modulation of every block, per frame,
 and starts at zero. Wan's timestep is 0 for data, and its velocity is noise - data: converted here, at the door.
@@ -30,81 +27,22 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange, repeat
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from colaworld.models.backbones import DIFFUSERS, CausalFrames
-from colaworld.models.blocks import Slots, TemporalCache, check_positions
+from colaworld.models.backbones import DIFFUSERS
+from colaworld.models.blocks import TemporalCache, check_positions
+from colaworld.models.space_time import FramesProcessor, Nothing, SpaceTime
 from colaworld.models.wan_weights import PUBLISHED, checked, is_text, sizes
 
 WAN_1_3B = {"width": 1536, "depth": 30, "heads": 12, "mlp_ratio": 8960 / 1536}
 """Wan 2.1 T2V 1.3B, which was published; also the defaults."""
 
-Past = tuple[Tensor, Tensor] | tuple[Slots, Slots]
 
-
-@dataclass
-class _Frames:
-    """What self-attention is told of the frames that a block's tokens are of, and what it leaves: ``seen``, keys and
-    values ``(B, P, heads, T, d)`` with those of the past.
-    """
-
-    count: int
-    turn: tuple[Tensor, Tensor]
-    """Cosines and sines ``(P, 1, F, d / 2)``."""
-    mask: Tensor | None
-    """``(F P, T P)``, or None: everything may be seen."""
-    past: Past | None
-    seen: tuple[Tensor, Tensor] | None = None
-
-
-class FramesProcessor:
-    """diffusers' attention processor for ``attn1``: over all patches of the frames that the mask shows, past included.
-
-    ``_Frames`` arrives as ``rotary_emb``, which blocks hand through. Keys are kept as they are after rotation.
-    """
-
-    def __call__(
-        self,
-        attn: nn.Module,
-        hidden_states: Tensor,
-        encoder_hidden_states: None,
-        attention_mask: None,
-        rotary_emb: _Frames,
-    ) -> Tensor:
-        """``hidden_states ((B F), P, W)`` -> the same shape."""
-        frames = rotary_emb
-        query, key, value = (
-            rearrange(part, "(b f) p (h d) -> b p h f d", f=frames.count, h=attn.heads)
-            for part in (
-                attn.norm_q(attn.to_q(hidden_states)),
-                attn.norm_k(attn.to_k(hidden_states)),
-                attn.to_v(hidden_states),
-            )
-        )
-        query, key = _turned(query, frames.turn), _turned(key, frames.turn)
-        if frames.past is not None:
-            key, value = _joined(frames.past[0], key), _joined(frames.past[1], value)
-        frames.seen = key, value
-        query, key, value = (rearrange(part, "b p h f d -> b h (f p) d") for part in (query, key, value))
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=frames.mask)
-        attended = rearrange(attended, "b h (f p) d -> (b f) p (h d)", f=frames.count)
-        return attn.to_out[1](attn.to_out[0](attended))
-
-
-class NoText(nn.Module):
-    """In the place of a block's cross-attention: adds nothing."""
-
-    def forward(self, *inputs: Any) -> float:
-        return 0.0
-
-
-class WanBackbone(CausalFrames, ModelMixin, ConfigMixin):
+class WanBackbone(SpaceTime, ModelMixin, ConfigMixin):
     """Velocity of noised frames given clean earlier frames; a ``Backbone``.
 
     Raises ValueError for sizes that do not divide, and when a frame's position reaches ``max_frames``.
     """
 
-    _supports_gradient_checkpointing = True
     _no_split_modules = WanTransformer3DModel._no_split_modules
     _keep_in_fp32_modules = WanTransformer3DModel._keep_in_fp32_modules
 
@@ -126,11 +64,9 @@ class WanBackbone(CausalFrames, ModelMixin, ConfigMixin):
         text_dim: int = 4096,
     ) -> None:
         super().__init__()
-        if latent_height % patch or latent_width % patch:
-            raise ValueError(f"latents of {latent_height}x{latent_width} do not divide by patch {patch}")
+        self._lay_out(latent_height, latent_width, patch)
         if width % heads or width // heads % 2 or width // heads < 6:
             raise ValueError(f"width {width} does not make {heads} heads of an even width of 6 or more")
-        self.rows, self.columns = latent_height // patch, latent_width // patch
         made = WanTransformer3DModel(
             patch_size=(1, patch, patch),
             num_attention_heads=heads,
@@ -150,10 +86,9 @@ class WanBackbone(CausalFrames, ModelMixin, ConfigMixin):
         for block in self.blocks:
             block.attn1.set_processor(FramesProcessor())
             if not text:
-                block.attn2, block.norm2 = NoText(), nn.Identity()
+                block.attn2, block.norm2 = Nothing(), nn.Identity()
         if not text:
             self.condition_embedder.text_embedder = nn.Identity()
-        self.gradient_checkpointing = False
         nn.init.zeros_(self.proj_out.weight)  # as Wan starts its training
         nn.init.zeros_(self.proj_out.bias)
 
@@ -185,11 +120,6 @@ class WanBackbone(CausalFrames, ModelMixin, ConfigMixin):
         checked(found, source, is_text if not model.config.text else lambda name: False)
         return (model, found) if listed else model
 
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """``(C, h, w)``."""
-        return self.config.latent_channels, self.config.latent_height, self.config.latent_width
-
     def forward(
         self,
         latents: Tensor,
@@ -207,25 +137,13 @@ class WanBackbone(CausalFrames, ModelMixin, ConfigMixin):
         check_positions(positions, self.config.max_frames)
         if caption is not None and not self.config.text:
             raise ValueError("a caption needs text=True; the text layers were dropped")
-        batch, frames = latents.shape[:2]
+        batch = len(latents)
         x = self.patch_embedding(rearrange(latents, "b f c h w -> b c f h w"))
         x = rearrange(x, "b w f i j -> (b f) (i j) w")
         embedded, modulation, told = self._conditions(x, time, caption)
         if action_modulation is not None:
             modulation = modulation + rearrange(action_modulation, "b f six w -> (b f) six w")
-        turn, seen = self._turn(positions), TemporalCache()
-        if mask is not None:
-            patches = self.rows * self.columns
-            mask = repeat(mask, "f t -> (f p) (t q)", p=patches, q=patches)
-        for number, block in enumerate(self.blocks):
-            past = (cache.keys[number], cache.values[number]) if cache is not None and cache.keys else None
-            inputs = block, x, told, modulation, frames, turn, mask, past
-            if torch.is_grad_enabled() and self.gradient_checkpointing:
-                x, keys, values = self._gradient_checkpointing_func(_run, *inputs)
-            else:
-                x, keys, values = _run(*inputs)
-            seen.keys.append(keys)
-            seen.values.append(values)
+        x, seen = self._attended(self.blocks, x, told, modulation, self._turn(positions), mask, cache)
         shift, scale = (self.scale_shift_table + embedded[:, None]).chunk(2, dim=1)
         x = self.proj_out((self.norm_out(x.float()) * (1.0 + scale) + shift).type_as(x))
         patch = self.config.patch
@@ -272,35 +190,3 @@ def load_published(source: str | Path, *, text: bool = False, **options: Any) ->
     model, found = WanBackbone.from_pretrained(source, text=text, output_loading_info=True, **options)
     dropped, new = (tuple(sorted(found[name])) for name in ("unexpected_keys", "missing_keys"))
     return Published(model=model, dropped=dropped, new=new)
-
-
-def _run(
-    block: nn.Module,
-    x: Tensor,
-    told: Tensor,
-    modulation: Tensor,
-    count: int,
-    turn: tuple[Tensor, Tensor],
-    mask: Tensor | None,
-    past: Past | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One block -> tokens, keys, values."""
-    frames = _Frames(count, turn, mask, past)
-    x = block(x, told, modulation, frames)
-    return x, *frames.seen
-
-
-def _turned(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-    """Pairs of neighbouring features of ``x (B, P, heads, F, d)`` rotated."""
-    cos, sin = turn
-    even, odd = rearrange(x, "... (half two) -> ... half two", two=2).unbind(dim=-1)
-    turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
-    return rearrange(turned, "... half two -> ... (half two)").type_as(x)
-
-
-def _joined(past: Tensor | Slots, new: Tensor) -> Tensor:
-    """``(B, P, heads, T, d)``."""
-    if not isinstance(past, Slots):
-        return torch.cat([past, new], dim=3)
-    written = past.flat().written(rearrange(new, "b p h f d -> (b p) h f d"))
-    return rearrange(written, "(b p) h t d -> b p h t d", b=len(new))

@@ -6,7 +6,8 @@ others diffusers would leave out without a word, so they are refused.
 
 ``chunk`` frames are encoded at a time (None: the whole clip, as published). With ``chunk=1`` every frame is a clip of
 its own: one latent a frame, one latent action a latent, and the codec is used as ``FrameCodec`` is, frames in any
-leading shape. That costs four times as many latents.
+leading shape. That costs four times as many latents. ``WanClips`` is this codec with four frames to a latent in the
+world model.
 
 ``WanVAE.from_pretrained`` reads the ``vae`` folder of ``Wan-AI/Wan2.1-T2V-1.3B-Diffusers`` as it is.
 
@@ -42,6 +43,9 @@ class WanVAE(ModelMixin, ConfigMixin):
     not divide.
     """
 
+    LEAD: int | None = None
+    """``FrameGroups.lead``."""
+
     @register_to_config
     def __init__(
         self,
@@ -64,7 +68,7 @@ class WanVAE(ModelMixin, ConfigMixin):
             raise ValueError(f"chunk must be {FACTOR} n + 1 frames or None, got {chunk}")
         if not len(made.latents_mean) == len(made.latents_std) == made.z_dim:
             raise ValueError(f"latents_mean and latents_std must have z_dim={made.z_dim} numbers")
-        self.frame_groups = FrameGroups(size=FACTOR, chunk=chunk)
+        self.frame_groups = FrameGroups(size=FACTOR, chunk=chunk, lead=self.LEAD)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **options: Any) -> Any:
@@ -89,13 +93,12 @@ class WanVAE(ModelMixin, ConfigMixin):
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """``(C, h, w)`` of one latent."""
-        return self.module.config.z_dim, self.config.height // self.shrink, self.config.width // self.shrink
+        return self.clip_shape
 
-    def encode_frames(self, frames: Tensor) -> Tensor:
-        """Frames ``(..., 3, height, width)``, uint8 or in [-1, 1] -> latents ``(..., C, h, w)``, one a frame, each
-        encoded alone: what inverse dynamics reads, a latent action being what happens between two frames.
-        """
-        return self._encoded_alone(self._pixels(frames), None)
+    @property
+    def clip_shape(self) -> tuple[int, int, int]:
+        """As ``ClipCodec.clip_shape``."""
+        return self.module.config.z_dim, self.config.height // self.shrink, self.config.width // self.shrink
 
     def encode(self, clips: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Clips ``(B, T, 3, height, width)`` -> latents ``(B, K, C, h, w)``: the posterior's mean, or with a

@@ -54,6 +54,7 @@ def wan(folder: Path) -> dict[str, Path]:
 @pytest.mark.parametrize(("preset", "publish", "weight"), [
     ("nano_opensora", opensora, "spatial_blocks.0.attn.qkv.weight"),
     ("nano_wan", wan, "blocks.0.attn1.to_q.weight"),
+    ("nano_wan4", wan, "blocks.0.attn1.to_q.weight"),
 ])  # fmt: skip
 def test_a_run_starts_from_published_weights(preset, publish, weight, tmp_path, capsys):
     published_system(preset=preset, out=tmp_path / "init", **publish(tmp_path))

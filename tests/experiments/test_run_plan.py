@@ -40,15 +40,15 @@ def real_flops(preset: str, stage: str, imagined: float, recipe: str) -> int:
     return step_flops(model, lambda copy: copy(batch, 3, torch.Generator().manual_seed(0))[0])
 
 
-@pytest.mark.parametrize("preset", ["nano", "nano_opensora", "nano_wan"])
+@pytest.mark.parametrize("preset", ["nano", "nano_opensora", "nano_wan", "nano_wan4"])
 @pytest.mark.parametrize("imagined", [0.0, 1.0])
 def test_a_step_is_planned_with_the_operations_it_takes(preset, imagined):
     config = config_of(preset, joint=replace(STAGE, imagined=imagined), adapter=replace(STAGE, imagined=imagined))
     for stage in run_plan(config).stages:
         asked = imagined if stage.stage in ("joint", "adapter") else 0.0
         real = real_flops(preset, stage.stage, asked, "cola")
-        # Codes are found by a few products of small matrices; with an adapter a clip is compressed twice.
-        assert stage.flops == pytest.approx(real, rel=0.1 if stage.stage == "adapter" else 0.005), stage.stage
+        # Codes are found by a few products of small matrices, actions by the adapter anew for imagined frames.
+        assert stage.flops == pytest.approx(real, rel=0.02 if stage.stage == "adapter" else 0.005), stage.stage
 
 
 @pytest.mark.parametrize("recipe", ["two_stage", "real_actions", "no_grad_to_world"])
@@ -66,13 +66,18 @@ def test_steps_on_imagined_frames_weigh_by_their_share():
     assert plain.flops < whole.flops
 
 
-def test_gradient_checkpointing_computes_more_and_keeps_less():
+@pytest.mark.parametrize(
+    ("stage", "recipe"), [("pretrain", "cola"), ("warmup", "cola"), ("joint", "cola"), ("lam", "two_stage")]
+)
+def test_gradient_checkpointing_computes_more_and_keeps_less(stage, recipe):
     plain, saving = (
-        run_plan(config_of("tiny", loop=LoopConfig(gradient_checkpointing=on), stages=("pretrain",))).stages[0]
+        run_plan(
+            config_of("tiny", recipe=recipe, loop=LoopConfig(gradient_checkpointing=on), stages=(stage,))
+        ).stages[0]
         for on in (False, True)
     )
     assert 1.2 * plain.flops < saving.flops < 1.4 * plain.flops
-    assert saving.activations < 0.5 * plain.activations
+    assert saving.activations < 0.1 * plain.activations
 
 
 def test_memory_and_time_of_a_stage():

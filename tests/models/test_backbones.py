@@ -20,6 +20,7 @@ SIZES = {
     "own": FRAMES | {"width": 16, "depth": 2, "heads": 2},
     "opensora": FRAMES | {"width": 16, "depth": 2, "heads": 2, "max_frames": 16},
     "wan": FRAMES | {"width": 16, "depth": 2, "heads": 2, "mlp_ratio": 2.0, "max_frames": 16},
+    "ltx": FRAMES | {"patch": 2, "width": 16, "depth": 2, "heads": 2, "max_frames": 16},
 }
 
 
@@ -81,6 +82,25 @@ def test_actions_are_heard_and_zeros_say_nothing(video):
     assert change[1] > 1e-3 and change[[0, 2]].sum() == 0.0
 
 
+def test_what_is_computed_again_in_the_backward_pass_has_the_same_gradients(video):
+    found = []
+    for _ in range(2):
+        video.zero_grad()
+        video.two_streams(clip(video, 2), clip(video, 2, seed=3), torch.full((2, 2), 0.5)).square().mean().backward()
+        found.append({name: each.grad.clone() for name, each in video.named_parameters() if each.grad is not None})
+        video.enable_gradient_checkpointing()
+    assert video.gradient_checkpointing and len(found[0]) > 10
+    torch.testing.assert_close(found[1], found[0])
+
+
+def test_latents_that_do_not_divide_are_refused(video):
+    sizes = SIZES[next(name for name, (_, found) in BACKBONES.items() if found == type(video).__name__)]
+    with pytest.raises(ValueError, match="latents of 5x4 do not divide by patch 2"):
+        type(video)(**(sizes | {"latent_height": 5}))
+    with pytest.raises(ValueError, match="frame 16 of a clip, but the model was made for 16"):
+        video(clip(video, 1), torch.ones(2, 1), torch.tensor([16]))
+
+
 def test_it_comes_back_from_its_folder_by_name(video, tmp_path):
     video.save_pretrained(tmp_path)
     again = load_backbone(tmp_path).eval()
@@ -91,7 +111,7 @@ def test_it_comes_back_from_its_folder_by_name(video, tmp_path):
 
 
 def test_names_that_are_not_registered_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="own, opensora, wan, got 'sora'"):
+    with pytest.raises(ValueError, match="own, opensora, wan, ltx, got 'sora'"):
         build_backbone("sora", {})
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "os.system"}))
     with pytest.raises(ValueError, match="config.json: _class_name must be .*STDiT3.*got 'os.system'"):

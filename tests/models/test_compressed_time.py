@@ -12,13 +12,14 @@ from colaworld.models.frame_groups import FrameGroups, GroupedConditioner
 from colaworld.models.imagination import Imagination, given
 from colaworld.models.opensora_vae import OpenSoraVAE
 from colaworld.models.stdit3 import STDiT3
+from colaworld.models.wan_clips import WanClips
 from colaworld.models.wan_vae import WanVAE
 
 
 class Sums:
     """A latent is the sum of its frames, each of them an equal part of it; normalised over the clip, as OpenSora's."""
 
-    frame_groups = FrameGroups(size=4, chunk=17)
+    frame_groups, causal = FrameGroups(size=4, chunk=17), False
 
     def compress(self, pictures: Tensor) -> Tensor:
         lengths = self.frame_groups.lengths(pictures.shape[1])
@@ -70,6 +71,7 @@ def test_only_codecs_of_clips_compress_time():
     assert compressed_time(OpenSoraVAE(**narrow), 2).size == 4
     wan = {"height": 16, "width": 16, "sizes": {"base_dim": 4, "num_res_blocks": 1}}
     assert compressed_time(WanVAE(**wan, chunk=1), 2) is None
+    assert compressed_time(WanClips(**wan), 2).size == 4
     with pytest.raises(ValueError, match="WanVAE encodes clips whole.*chunk must be 1 .*got None"):
         compressed_time(WanVAE(**wan), 2)
     with pytest.raises(ValueError, match="a clip of 1 frames is shorter than the 2"):
@@ -92,7 +94,7 @@ def test_imagined_frames_are_those_of_the_latents_inside():
     frames, actions = torch.randn(2, 2, 4, 2, 2), torch.randn(2, 8, 3)
     with torch.no_grad():
         state = imagination.start(frames, torch.zeros(2, 1, 3))
-        noise = imagination.noise(frames[:, -1:], 7, torch.Generator().manual_seed(0))
+        noise = imagination.noise(state, 7, torch.Generator().manual_seed(0))
         assert noise.shape == (1, 2, 4, 2, 2)
         found = imagination.roll_out(state, given(actions), 7, noise=noise)
         filled = torch.cat([actions[:, :7], actions[:, 6:7]], dim=1).reshape(2, 2, 12)

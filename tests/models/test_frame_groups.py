@@ -26,6 +26,33 @@ def test_the_first_frame_of_a_chunk_is_a_latent_of_its_own():
     assert [FrameGroups().frames(latents) for latents in (1, 2, 5, 6, 10)] == [1, 5, 17, 18, 34]
 
 
+def test_a_lead_is_latents_of_its_own_in_every_clip():
+    groups = FrameGroups(chunk=None, lead=2)
+    assert [groups.lengths(frames) for frames in (1, 2, 6, 14)] == [[1], [1, 1], [1, 1, 4], [1, 1, 4, 4, 4]]
+    assert FrameGroups(chunk=None, lead=1).lengths(9) == [1, 4, 4]
+    assert FrameGroups(chunk=None, lead=4).lengths(12) == [1, 3, 4, 4]
+    assert groups.latents(14) == 5 and groups.frames(5) == 14
+    assert groups.given(3).tolist() == [[False, False, False, True], [True] * 4]
+    assert groups.group(torch.arange(1.0, 6.0).reshape(1, -1, 1)).tolist() == [[[0, 0, 0, 1], [2, 3, 4, 5]]]
+    for frames in (3, 5, 13):
+        with pytest.raises(ValueError, match=f"a clip has 1 or 2 . 4 n frames, got {frames}"):
+            groups.lengths(frames)
+    for lead, chunk in ((2, 17), (0, None), (5, None)):
+        with pytest.raises(ValueError, match=f"got lead={lead} and chunk={chunk}"):
+            FrameGroups(chunk=chunk, lead=lead)
+
+
+@pytest.mark.parametrize("action", [0, 1, 4, 5, 12])
+def test_with_a_lead_too_a_latent_depends_on_no_action_after_its_last_frame(action):
+    groups = FrameGroups(chunk=None, lead=2)
+    model, actions = conditioner(chunk=None, lead=2).eval(), torch.randn(1, 13, 3)
+    other = actions.clone()
+    other[:, action] += 1.0
+    change = (model(groups.group(actions)) - model(groups.group(other))).abs().amax(dim=(0, 2, 3))
+    reached = torch.tensor(groups.lengths(14)).cumsum(0)[1:] > action + 1
+    assert change[~reached].sum() == 0.0 and change[reached].min() > 1e-4
+
+
 @pytest.mark.parametrize("chunk", [None, 17])
 @pytest.mark.parametrize("frames", [5, 17, 22, 34])
 def test_every_action_enters_the_latent_whose_frame_it_leads_to(frames, chunk):
