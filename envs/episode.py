@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from colaworld.envs.frame_stream import FrameCache, FrameStream
+from colaworld.envs.frame_stream import SHARED, FrameStream
 from colaworld.envs.recording import ACTION_DIM, SceneHeader
 
 Split = Literal["train", "validation", "all"]
@@ -47,6 +47,8 @@ class Episode:
     split: str
     scene: str
     demo: str
+    origin: int = 0
+    """Which of a data set's files and folders it is from, counted as they were given."""
 
     def clip(self, start: int, length: int) -> Clip:
         """The window of ``length`` frames that begins at frame ``start``."""
@@ -76,7 +78,9 @@ class Source:
     """Names of the `SourceOptions` that were asked in reading it."""
 
 
-def recorded_source(path: Path, header: SceneHeader, episodes: list[Episode]) -> Source:
+def recorded_source(
+    path: Path, header: SceneHeader, episodes: list[Episode], uses: frozenset[str] = frozenset()
+) -> Source:
     """A source of colaworld's own making."""
     return Source(
         path=path,
@@ -87,6 +91,7 @@ def recorded_source(path: Path, header: SceneHeader, episodes: list[Episode]) ->
         action_dim=ACTION_DIM,
         episodes=episodes,
         header=header,
+        uses=uses,
     )
 
 
@@ -117,7 +122,7 @@ def foreign_source(
 ) -> Source:
     """A source that colaworld did not record: split by the demos' names, frames read when they are asked for, no object
     positions, NaN for what is None."""
-    cache, episodes = FrameCache(), []
+    episodes = []
     for demo, split in zip(demos, splits_by_name([demo.name for demo in demos]), strict=True):
         actions, ee_pos = demo.actions, demo.ee_pos
         if actions is None:
@@ -126,7 +131,7 @@ def foreign_source(
             ee_pos = np.full((demo.count, 3), np.nan)
         episodes.append(
             Episode(
-                frames=FrameStream(demo.read, (demo.count, 3, *size), cache),
+                frames=FrameStream(demo.read, (demo.count, 3, *size), SHARED),
                 actions=np.asarray(actions, np.float32),
                 ee_pos=np.asarray(ee_pos, np.float32),
                 object_pos=np.zeros((demo.count, 0, 3), np.float32),
