@@ -10,12 +10,15 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from colaworld.envs.episode import Clip, Episode, Source, Split, recorded_source
+from colaworld.envs.encoded import is_encoded_folder, read_encoded
+from colaworld.envs.episode import Clip, EncodedAs, Episode, Source, Split, recorded_source
 from colaworld.envs.lerobot import is_lerobot_folder, read_lerobot
 from colaworld.envs.libero_hdf5 import is_libero_file, read_libero
 from colaworld.envs.recorded import read_recording
@@ -26,6 +29,13 @@ from colaworld.envs.video_folder import read_videos, videos_in
 
 __all__ = ["Clip", "ClipDataset", "Episode", "SourceOptions", "starter_path"]
 
+class Cropped(NamedTuple):
+    """Names a clip of encoded data under one of its crops."""
+
+    clip: int
+    copy: int
+
+
 class ClipDataset:
     """All windows of ``length`` frames in the sources; a map-style dataset for torch's ``DataLoader``.
 
@@ -33,10 +43,13 @@ class ClipDataset:
     LeRobot data sets and folders of ``.mp4``; ``options`` say what the files of others do not. Starter folders are
     decoded at once, and so are ``.hdf5`` files by default; ``in_memory=False`` (or ``options.stream``) unpacks our own
     once into ``<file>.frames.npy`` beside it and maps that into memory, and reads LIBERO's when a frame is asked for.
-    Videos and LeRobot's pictures are always decoded when asked for. ``split`` keeps the trajectories marked so.
+    Videos and LeRobot's pictures are always decoded when asked for. Encoded data (``envs/encoded.py``) give pictures of
+    held-out trajectories and, where ``encoded`` allows it, latents of others. ``split`` keeps the trajectories marked
+    so.
 
     ValueError names file, demo and field where something is missing or has the wrong shape, the field and both values
-    where two sources differ in frame size, frame skip, action size or render profile, and an option without a use.
+    where two sources differ in frame size, frame skip, action size, render profile or codec, and an option without a
+    use.
     """
 
     def __init__(
@@ -46,6 +59,7 @@ class ClipDataset:
         length: int,
         split: Split = "train",
         in_memory: bool = True,
+        encoded: bool = False,
         options: SourceOptions | None = None,
     ) -> None:
         if length < 2:
@@ -56,12 +70,17 @@ class ClipDataset:
             raise ValueError(f"sources must be a non-empty list of files or folders of data, got {sources!r}")
         self.length, options = length, options or SourceOptions()
         in_memory = in_memory and not options.stream
-        read = [_read_source(path, options, in_memory=in_memory) for path in map(Path, sources)]
+        reader = partial(_read_source, options=options, in_memory=in_memory, held_out=split == "validation")
+        read = [reader(path) for path in map(Path, sources)]
         self.paths = tuple(map(Path, sources))
         self.sources = [source for found in read for source in found]
         origins = [origin for origin, found in enumerate(read) for _ in found]
         for number, source in enumerate(self.sources):
             _check_agrees(source, self.sources[:number])
+            if source.encoded is not None and not encoded:
+                raise ValueError(
+                    f"{source.path} holds latents, which training and evaluate.py read; pictures are asked for here"
+                )
         unused = options.given() - frozenset().union(*(source.uses for source in self.sources))
         if unused:
             raise ValueError(f"source option {min(unused)!r} says nothing of {', '.join(map(str, sources))}")
@@ -95,6 +114,13 @@ class ClipDataset:
             for index in range(start, end)
         ]
 
+    def clips_by_origin(self) -> list[np.ndarray]:
+        """Of each of the files and folders that were given, the numbers of its clips, int64 ``(n,)``."""
+        starts, of = [0, *self._ends[:-1]], [[np.empty(0, np.int64)] for _ in self.paths]
+        for episode, start, end in zip(self.episodes, starts, self._ends, strict=True):
+            of[episode.origin].append(np.arange(start, end))
+        return [np.concatenate(numbers) for numbers in of]
+
     def only(self, episodes: Sequence[Episode], what: str = "what was chosen") -> "ClipDataset":
         """A dataset over the same sources with the windows of ``episodes`` alone (some of its own, or changed copies).
 
@@ -126,6 +152,11 @@ class ClipDataset:
         return [source.header for source in self.sources if source.header is not None]
 
     @property
+    def encoded(self) -> EncodedAs | None:
+        """What stands in the place of pictures; None where pictures do."""
+        return self.sources[0].encoded
+
+    @property
     def height(self) -> int:
         return self.sources[0].height
 
@@ -149,14 +180,15 @@ class ClipDataset:
     def __len__(self) -> int:
         return self._ends[-1]
 
-    def __getitem__(self, index: int) -> Clip:
+    def __getitem__(self, index: int | Cropped) -> Clip:
+        index, copy = index if isinstance(index, Cropped) else (index, None)
         if index < 0:
             index += len(self)
         if not 0 <= index < len(self):
             raise IndexError(f"clip {index} of {len(self)}")
         number = bisect_right(self._ends, index)
         before = self._ends[number - 1] if number else 0
-        return self.episodes[number].clip(index - before, self.length)
+        return self.episodes[number].clip(index - before, self.length, copy)
 
 
 def _check_agrees(source: Source, before: Sequence[Source]) -> None:
@@ -165,13 +197,25 @@ def _check_agrees(source: Source, before: Sequence[Source]) -> None:
         for first in (getattr(each, field) for each in before):
             if first != found and None not in (first, found):
                 raise ValueError(f"{source.path}: {field} is {found!r}, but the sources before it have {first!r}")
+    for first in before:
+        if source.encoded != first.encoded:
+            raise ValueError(f"{source.path} holds {_content(source)}, but {first.path} {_content(first)}")
 
 
-def _read_source(path: Path, options: SourceOptions, *, in_memory: bool) -> list[Source]:
+def _content(source: Source) -> str:
+    if source.encoded is None:
+        return "pictures"
+    crops = f"{source.encoded.copies} crops of up to {source.encoded.pixels} pixels"
+    return f"latents of codec {source.encoded.codec[:12]} under {crops if source.encoded.copies else 'no crops'}"
+
+
+def _read_source(path: Path, options: SourceOptions, *, in_memory: bool, held_out: bool) -> list[Source]:
     """What lies at ``path``, whatever its kind; a starter folder holds several scenes."""
     if not path.exists():
         raise FileNotFoundError(f"no recording at {path}")
     if path.is_dir():
+        if is_encoded_folder(path):
+            return read_encoded(path, held_out=held_out)
         return _read_folder(path, options, in_memory=in_memory)
     with open_recording(path) as file:
         data = file["data"]
@@ -192,7 +236,7 @@ def _read_folder(folder: Path, options: SourceOptions, *, in_memory: bool) -> li
         raise FileNotFoundError(
             f"{folder} holds no data: {TABLE} is missing, and so are meta/info.json (LeRobot), .mp4 and .hdf5 files"
         )
-    return [source for file in files for source in _read_source(file, options, in_memory=in_memory)]
+    return [each for file in files for each in _read_source(file, options, in_memory=in_memory, held_out=False)]
 
 
 def _starter_episodes(scene: StarterScene) -> list[Episode]:

@@ -8,12 +8,15 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from colaworld.envs.frame_stream import SHARED, FrameStream
+from colaworld.envs.frame_stream import SHARED, FrameStream, MappedFrames
 from colaworld.envs.recording import ACTION_DIM, SceneHeader
+
+if TYPE_CHECKING:
+    from colaworld.envs.encoded import StoredFrames
 
 Split = Literal["train", "validation", "all"]
 
@@ -22,7 +25,7 @@ class Clip(NamedTuple):
     """One training window of T frames."""
 
     frames: np.ndarray
-    """uint8 ``(T, 3, height, width)``, upright RGB."""
+    """uint8 ``(T, 3, height, width)``, upright RGB; of encoded data latents float32 ``(T, C, h, w)``."""
     actions: np.ndarray
     """float32 ``(T - 1, frame_skip, A)``, 7 in [-1, 1] in LIBERO; NaN from an action-free source."""
     ee_pos: np.ndarray
@@ -33,8 +36,9 @@ class Clip(NamedTuple):
 class Episode:
     """One whole trajectory of T frames, and where it comes from."""
 
-    frames: np.ndarray | FrameStream
-    """uint8 ``(T, 3, height, width)``; ``frames[:]`` is always an array."""
+    frames: "np.ndarray | FrameStream | MappedFrames | StoredFrames"
+    """uint8 ``(T, 3, height, width)``, of encoded data latents float32 ``(T, C, h, w)``; ``frames[:]`` is always an
+    array."""
     actions: np.ndarray
     """float32 ``(T - 1, frame_skip, A)``."""
     ee_pos: np.ndarray
@@ -49,14 +53,29 @@ class Episode:
     demo: str
     origin: int = 0
     """Which of a data set's files and folders it is from, counted as they were given."""
+    crops: "Sequence[StoredFrames]" = ()
+    """Of encoded data: latents ``(T, C, h, w)`` of the trajectory's shifted copies."""
 
-    def clip(self, start: int, length: int) -> Clip:
-        """The window of ``length`` frames that begins at frame ``start``."""
+    def clip(self, start: int, length: int, copy: int | None = None) -> Clip:
+        """The window of ``length`` frames that begins at frame ``start``; ``copy``: under which of its crops."""
+        frames = self.frames if copy is None else self.crops[copy]
         return Clip(
-            self.frames[start : start + length],
+            frames[start : start + length],
             self.actions[start : start + length - 1],
             self.ee_pos[start : start + length],
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedAs:
+    """What encoded data hold in the place of pictures."""
+
+    codec: str
+    """Fingerprint of the codec that made the latents."""
+    copies: int
+    """Shifted copies of each training trajectory."""
+    pixels: int
+    """By how much they are shifted at most; 0 where there are none."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,6 +95,8 @@ class Source:
     """Whether its frames are few enough to be loaded at once, where they are streams."""
     uses: frozenset[str] = frozenset()
     """Names of the `SourceOptions` that were asked in reading it."""
+    encoded: EncodedAs | None = None
+    """None: its frames are pictures."""
 
 
 def recorded_source(
