@@ -117,10 +117,10 @@ def frame_latents(codec: FrameCodec | ClipCodec, frames: Tensor) -> Tensor:
     return frames if frames.is_floating_point() else codec.encode(frames)
 
 
-def fixed_batch(dataset: ClipDataset, count: int, seed: int) -> Batch:
-    """The same ``count`` clips every time, spread over the whole data set."""
+def fixed_batch(dataset: ClipDataset, count: int, seed: int, mixture: Mixture | None = None) -> Batch:
+    """The same ``count`` clips every time, spread over the whole data set, or as ``mixture`` has them."""
     draw = np.random.default_rng(derived_seed(seed, "fixed", count))
-    chosen = draw.permutation(len(dataset))[:count]
+    chosen = draw.permutation(len(dataset))[:count] if mixture is None else mixture.draw(draw, count)
     return collate([dataset[int(index)] for index in chosen])
 
 

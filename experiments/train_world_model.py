@@ -33,7 +33,7 @@ from colaworld.experiments.encoded_data import check_codec, check_stages
 from colaworld.experiments.evaluation import Evaluation, summary, write_evaluation
 from colaworld.experiments.devices import DeviceName, device_named
 from colaworld.experiments.held_out import long_enough
-from colaworld.experiments.mixture import check_shares
+from colaworld.experiments.mixture import Mixture, check_shares
 from colaworld.experiments.presets import PRESETS, build
 from colaworld.experiments.recipes import LATENT_ACTION_STAGES, RECIPES, RecipeName, StageName
 from colaworld.experiments.run_folder import read_progress
@@ -98,7 +98,7 @@ def train(config: TrainConfig) -> None:
         part.to(accelerator.device)
     data = Data(
         train=labels.clips,
-        watched_train=fixed_batch(train_clips, 48, seed=1).to(accelerator.device),
+        watched_train=fixed_batch(train_clips, 48, 1, Mixture.of(train_clips, config.weights)).to(accelerator.device),
         held_out=fixed_batch(held_out_clips, 32, seed=2).to(accelerator.device),
         labelled=labels.early,
         known=labels.clips.windows_of(labels.known.episodes) if config.label_fraction < 1.0 else None,

@@ -97,6 +97,11 @@ class Data:
     weights: Sequence[float] = ()
     """Shares of a batch of the data sets that ``train`` was made of; none: every clip is drawn alike."""
 
+    @functools.cached_property
+    def labelled_mixture(self) -> Mixture | None:
+        """The same of ``labelled``."""
+        return Mixture.of(self.labelled, self.weights)
+
 
 def make_accelerator(folder: Path, config: LoopConfig, trackers: list[str]) -> Accelerator:
     """Every process gets its share of one global batch, whatever their number. Nothing is written yet."""
@@ -287,7 +292,8 @@ def _labelled(data: Data, config: StageConfig, seed: int, part: Part) -> Batch |
         return None
     draw, share = np.random.default_rng(derived_seed(seed, "labelled")), part.chance
     count = max(1, config.batch_size // share.parts // 2)
-    drawn = draw.integers(len(data.labelled), size=count * share.parts)
+    clips, mixture = count * share.parts, data.labelled_mixture
+    drawn = draw.integers(len(data.labelled), size=clips) if mixture is None else mixture.draw(draw, clips)
     shown = cropped(drawn, crop_copies(data.labelled, config.shift), derived_seed(seed, "labelled crops"))
     own = shown[share.part * count :][:count]
     return collate([data.labelled[index] for index in own]).to(part.batch.frames.device)

@@ -5,12 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from colaworld.envs.demos import ClipDataset
-from colaworld.experiments.batches import StepBatches
+from colaworld.experiments import training
+from colaworld.experiments.batch_parts import Part
+from colaworld.experiments.batches import Batch, StepBatches, fixed_batch
 from colaworld.experiments.mixture import Mixture, check_shares
+from colaworld.experiments.stage_config import StageConfig
 from colaworld.experiments.train_config import TrainConfig, binding_flags, check_same_run, remember_run
+from colaworld.experiments.training import Data
 from colaworld.experiments.turn_start import Labels
+from colaworld.models.share import Share
 
 
 @pytest.fixture
@@ -88,6 +94,27 @@ def test_data_sets_of_which_nothing_is_known_leave_their_share(data: tuple[Path,
     assert origins(known, drawn).tolist() == [0, 10, 20]
     with pytest.raises(ValueError, match="--weights 1 0 0: no clip is left to draw from"):
         Mixture.of(known, (1, 0, 0))
+
+
+def test_labelled_and_watched_clips_have_the_same_shares(clips: ClipDataset, monkeypatch) -> None:
+    weights, seen = (3, 0, 1), []
+    watched = Mixture.of(clips, weights)
+    monkeypatch.setattr(clips.__class__, "__getitem__", lambda self, index: seen.append(index))
+    monkeypatch.setattr("colaworld.experiments.batches.collate", lambda clips: clips)
+    fixed_batch(clips, 20, 1, watched)
+    assert origins(clips, seen).tolist() == [15, 0, 5]
+    data = Data(train=clips, watched_train=None, held_out=None, labelled=clips, weights=weights)
+    config, drawn = StageConfig(steps=1, batch_size=16, action_weight=1.0), []
+    batch = Batch(*(torch.zeros(1),) * 3)
+    monkeypatch.setattr("colaworld.experiments.training.collate", lambda clips: batch)
+    for part in (0, 1):
+        seen.clear()
+        share = Share(generator=torch.Generator(), part=part, parts=2)
+        training._labelled(data, config, 5, Part(batch=batch, chance=share))
+        drawn.append(list(seen))
+    seen.clear()
+    training._labelled(data, config, 5, Part(batch=batch, chance=replace(share, part=0, parts=1)))
+    assert drawn[0] + drawn[1] == seen and origins(clips, seen).tolist() == [6, 0, 2]
 
 
 def test_bad_weights_are_named(data: tuple[Path, ...], clips: ClipDataset) -> None:
