@@ -86,13 +86,14 @@ def encode_latents(config: Annotated[EncodeConfig, tyro.conf.arg(name="")] = Enc
 
 
 def encode(config: EncodeConfig, *, part: int = 0, parts: int = 1, device: torch.device | str = "cpu") -> bool:
-    """Write shards ``part``, ``part + parts``, ...; then, if all are there, the index, which is returned.
+    """Write shards ``part``, ``part + parts``, ...; then, if all are there, the index. Whether they were.
 
     ValueError before any work when ``--out`` holds something else, and when the codec takes other frames or makes no
     latents of single ones.
     """
     folder = system_folder(config.init) if config.init else weights_path("tiny", "pretrained")
-    codec, info = (system := load_system(folder, device=device)).codec, system.info
+    system = load_system(folder, device=device)
+    codec, info = system.codec, system.info
     compressed_time(codec, CONTEXT_FRAMES)
     data = ClipDataset(config.data or (starter_path(),), length=2, split="all", options=config.source)
     if (data.height, data.width) != (info.height, info.width):
