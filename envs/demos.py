@@ -2,31 +2,38 @@
 
 A clip is ``length`` frames ``uint8 (T, 3, height, width)``, upright, with the action chunks ``float32 (T - 1,
 frame_skip, A)`` between them: ``actions[k]`` leads from ``frames[k]`` to ``frames[k + 1]``. What a path holds is told
-by its content: recordings of ``envs/recording.py`` (read here), starter folders, LIBERO's own files, LeRobot data sets,
+by its content: recordings of ``envs/recording.py``, starter folders, LIBERO's own files, LeRobot data sets,
 folders of videos (each read in a file of its own).
 """
 
-import os
 from bisect import bisect_right
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 
-import h5py
 import numpy as np
-from einops import rearrange
 
-from colaworld.envs.episode import Clip, Episode, Source, Split, recorded_source
+from colaworld.envs.encoded import is_encoded_folder, read_encoded
+from colaworld.envs.episode import Clip, EncodedAs, Episode, Source, Split, recorded_source
 from colaworld.envs.lerobot import is_lerobot_folder, read_lerobot
 from colaworld.envs.libero_hdf5 import is_libero_file, read_libero
-from colaworld.envs.recording import ACTION_DIM, SceneHeader, demo_names, open_recording
+from colaworld.envs.recorded import read_recording
+from colaworld.envs.recording import ACTION_DIM, SceneHeader, open_recording
 from colaworld.envs.source_options import SourceOptions
 from colaworld.envs.starter import TABLE, StarterScene, read_starter, starter_path
 from colaworld.envs.video_folder import read_videos, videos_in
 
 __all__ = ["Clip", "ClipDataset", "Episode", "SourceOptions", "starter_path"]
+
+class Cropped(NamedTuple):
+    """Names a clip of encoded data under one of its crops."""
+
+    clip: int
+    copy: int
 
 
 class ClipDataset:
@@ -34,12 +41,15 @@ class ClipDataset:
 
     ``sources`` are ``.hdf5`` files (of ``experiments/collect.py`` or LIBERO's) or folders of them, starter folders,
     LeRobot data sets and folders of ``.mp4``; ``options`` say what the files of others do not. Starter folders are
-    decoded at once, and so are ``.hdf5`` files by default; ``in_memory=False`` unpacks our own once into
-    ``<file>.frames.npy`` beside it and maps that into memory, and reads LIBERO's when a frame is asked for. Videos and
-    LeRobot's pictures are always decoded when asked for. ``split`` keeps the trajectories marked so.
+    decoded at once, and so are ``.hdf5`` files by default; ``in_memory=False`` (or ``options.stream``) unpacks our own
+    once into ``<file>.frames.npy`` beside it and maps that into memory, and reads LIBERO's when a frame is asked for.
+    Videos and LeRobot's pictures are always decoded when asked for. Encoded data (``envs/encoded.py``) give pictures of
+    held-out trajectories and, where ``encoded`` allows it, latents of others. ``split`` keeps the trajectories marked
+    so.
 
     ValueError names file, demo and field where something is missing or has the wrong shape, the field and both values
-    where two sources differ in frame size, frame skip, action size or render profile, and an option without a use.
+    where two sources differ in frame size, frame skip, action size, render profile or codec, and an option without a
+    use.
     """
 
     def __init__(
@@ -49,6 +59,7 @@ class ClipDataset:
         length: int,
         split: Split = "train",
         in_memory: bool = True,
+        encoded: bool = False,
         options: SourceOptions | None = None,
     ) -> None:
         if length < 2:
@@ -58,19 +69,27 @@ class ClipDataset:
         if isinstance(sources, str | Path) or not sources:
             raise ValueError(f"sources must be a non-empty list of files or folders of data, got {sources!r}")
         self.length, options = length, options or SourceOptions()
-        self.sources = [
-            source for path in map(Path, sources) for source in _read_source(path, options, in_memory=in_memory)
-        ]
+        in_memory = in_memory and not options.stream
+        reader = partial(_read_source, options=options, in_memory=in_memory, held_out=split == "validation")
+        read = [reader(path) for path in map(Path, sources)]
+        self.paths = tuple(map(Path, sources))
+        self.sources = [source for found in read for source in found]
+        origins = [origin for origin, found in enumerate(read) for _ in found]
         for number, source in enumerate(self.sources):
             _check_agrees(source, self.sources[:number])
+            if source.encoded is not None and not encoded:
+                raise ValueError(
+                    f"{source.path} holds latents, which training and evaluate.py read; pictures are asked for here"
+                )
         unused = options.given() - frozenset().union(*(source.uses for source in self.sources))
         if unused:
             raise ValueError(f"source option {min(unused)!r} says nothing of {', '.join(map(str, sources))}")
         self.episodes: list[Episode] = []
-        for source in self.sources:
+        for origin, source in zip(origins, self.sources, strict=True):
             for episode in source.episodes:
                 if split in ("all", episode.split):
-                    self.episodes.append(self._batchable(episode, source, in_memory=in_memory))
+                    episode = self._batchable(episode, source, in_memory=in_memory)
+                    self.episodes.append(replace(episode, origin=origin))
         self._index(f"split {split!r} of {', '.join(map(str, sources))}")
 
     def _index(self, what: str) -> None:
@@ -94,6 +113,13 @@ class ClipDataset:
             if id(episode) in chosen
             for index in range(start, end)
         ]
+
+    def clips_by_origin(self) -> list[np.ndarray]:
+        """Of each of the files and folders that were given, the numbers of its clips, int64 ``(n,)``."""
+        starts, of = [0, *self._ends[:-1]], [[np.empty(0, np.int64)] for _ in self.paths]
+        for episode, start, end in zip(self.episodes, starts, self._ends, strict=True):
+            of[episode.origin].append(np.arange(start, end))
+        return [np.concatenate(numbers) for numbers in of]
 
     def only(self, episodes: Sequence[Episode], what: str = "what was chosen") -> "ClipDataset":
         """A dataset over the same sources with the windows of ``episodes`` alone (some of its own, or changed copies).
@@ -126,6 +152,11 @@ class ClipDataset:
         return [source.header for source in self.sources if source.header is not None]
 
     @property
+    def encoded(self) -> EncodedAs | None:
+        """What stands in the place of pictures; None where pictures do."""
+        return self.sources[0].encoded
+
+    @property
     def height(self) -> int:
         return self.sources[0].height
 
@@ -149,14 +180,15 @@ class ClipDataset:
     def __len__(self) -> int:
         return self._ends[-1]
 
-    def __getitem__(self, index: int) -> Clip:
+    def __getitem__(self, index: int | Cropped) -> Clip:
+        index, copy = index if isinstance(index, Cropped) else (index, None)
         if index < 0:
             index += len(self)
         if not 0 <= index < len(self):
             raise IndexError(f"clip {index} of {len(self)}")
         number = bisect_right(self._ends, index)
         before = self._ends[number - 1] if number else 0
-        return self.episodes[number].clip(index - before, self.length)
+        return self.episodes[number].clip(index - before, self.length, copy)
 
 
 def _check_agrees(source: Source, before: Sequence[Source]) -> None:
@@ -165,25 +197,31 @@ def _check_agrees(source: Source, before: Sequence[Source]) -> None:
         for first in (getattr(each, field) for each in before):
             if first != found and None not in (first, found):
                 raise ValueError(f"{source.path}: {field} is {found!r}, but the sources before it have {first!r}")
+    for first in before:
+        if source.encoded != first.encoded:
+            raise ValueError(f"{source.path} holds {_content(source)}, but {first.path} {_content(first)}")
 
 
-def _read_source(path: Path, options: SourceOptions, *, in_memory: bool) -> list[Source]:
+def _content(source: Source) -> str:
+    if source.encoded is None:
+        return "pictures"
+    crops = f"{source.encoded.copies} crops of up to {source.encoded.pixels} pixels"
+    return f"latents of codec {source.encoded.codec[:12]} under {crops if source.encoded.copies else 'no crops'}"
+
+
+def _read_source(path: Path, options: SourceOptions, *, in_memory: bool, held_out: bool) -> list[Source]:
     """What lies at ``path``, whatever its kind; a starter folder holds several scenes."""
     if not path.exists():
         raise FileNotFoundError(f"no recording at {path}")
     if path.is_dir():
+        if is_encoded_folder(path):
+            return read_encoded(path, held_out=held_out)
         return _read_folder(path, options, in_memory=in_memory)
     with open_recording(path) as file:
         data = file["data"]
         if is_libero_file(data):
             return [read_libero(path, data, options)]
-        header = SceneHeader.read(data.attrs, path)
-        names = demo_names(data)
-        for name in names:
-            _check_demo(data[name], f"{path}: {name}", header)
-        pictures = _loaded_frames(data, names) if in_memory else _mapped_frames(data, names, path, header)
-        episodes = [_episode(data[name], name, header, frames) for name, frames in zip(names, pictures, strict=True)]
-        return [recorded_source(path, header, episodes)]
+        return [read_recording(path, data, in_memory=in_memory)]
 
 
 def _read_folder(folder: Path, options: SourceOptions, *, in_memory: bool) -> list[Source]:
@@ -198,72 +236,7 @@ def _read_folder(folder: Path, options: SourceOptions, *, in_memory: bool) -> li
         raise FileNotFoundError(
             f"{folder} holds no data: {TABLE} is missing, and so are meta/info.json (LeRobot), .mp4 and .hdf5 files"
         )
-    return [source for file in files for source in _read_source(file, options, in_memory=in_memory)]
-
-
-def _check_demo(demo: h5py.Group, where: str, header: SceneHeader) -> None:
-    """Every field the reader needs is there and has the shape that the header and the number of frames ask for."""
-    for field in ("obs/agentview_rgb", "obs/ee_pos", "obs/object_pos", "actions"):
-        if field not in demo:
-            raise ValueError(f"{where}: field {field!r} is missing")
-    for name in ("seed", "kind", "split"):
-        if name not in demo.attrs:
-            raise ValueError(f"{where}: attribute {name!r} is missing")
-    count = len(demo["obs/agentview_rgb"])
-    wanted = {
-        "obs/agentview_rgb": (count, header.height, header.width, 3),
-        "obs/ee_pos": (count, 3),
-        "obs/object_pos": (count, len(demo["obs/object_pos"].attrs.get("object_names", ())), 3),
-        "actions": (count - 1, header.frame_skip, ACTION_DIM),
-    }
-    for field, shape in wanted.items():
-        if demo[field].shape != shape:
-            raise ValueError(f"{where}: field {field!r} has shape {demo[field].shape}, expected {shape}")
-    if demo["obs/agentview_rgb"].dtype != np.uint8:
-        raise ValueError(
-            f"{where}: field 'obs/agentview_rgb' has type {demo['obs/agentview_rgb'].dtype}, expected uint8"
-        )
-
-
-def _episode(demo: h5py.Group, name: str, header: SceneHeader, frames: np.ndarray) -> Episode:
-    positions = demo["obs/object_pos"]
-    return Episode(
-        frames=frames,
-        actions=demo["actions"][()].astype(np.float32),
-        ee_pos=demo["obs/ee_pos"][()].astype(np.float32),
-        object_pos=positions[()].astype(np.float32),
-        object_names=tuple(str(each) for each in positions.attrs["object_names"]),
-        seed=int(demo.attrs["seed"]),
-        kind=str(demo.attrs["kind"]),
-        split=str(demo.attrs["split"]),
-        scene=header.scene,
-        demo=name,
-    )
-
-
-def _loaded_frames(data: h5py.Group, names: Sequence[str]) -> list[np.ndarray]:
-    return [
-        np.ascontiguousarray(rearrange(data[name]["obs/agentview_rgb"][()], "t h w c -> t c h w")) for name in names
-    ]
-
-
-def _mapped_frames(data: h5py.Group, names: Sequence[str], source: Path, header: SceneHeader) -> list[np.ndarray]:
-    """The frames as slices of one file in memory's address space; HDF5's compressed chunks cannot be mapped
-    themselves."""
-    counts = [len(data[name]["obs/agentview_rgb"]) for name in names]
-    shape = (sum(counts), 3, header.height, header.width)
-    unpacked = source.with_name(source.name + ".frames.npy")
-    if not unpacked.exists() or unpacked.stat().st_mtime_ns < source.stat().st_mtime_ns:
-        partial = unpacked.with_name(f"{unpacked.name}.{os.getpid()}.partial")
-        store = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
-        np.concatenate(_loaded_frames(data, names), out=store)
-        store.flush()
-        os.replace(partial, unpacked)
-    store = np.load(unpacked, mmap_mode="c")
-    if store.shape != shape:
-        raise ValueError(f"{unpacked}: shape is {store.shape}, but {source} holds {shape}; delete the unpacked file")
-    ends = list(accumulate(counts))
-    return [store[end - count : end] for end, count in zip(ends, counts, strict=True)]
+    return [each for file in files for each in _read_source(file, options, in_memory=in_memory, held_out=False)]
 
 
 def _starter_episodes(scene: StarterScene) -> list[Episode]:

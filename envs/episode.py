@@ -8,12 +8,15 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from colaworld.envs.frame_stream import FrameCache, FrameStream
+from colaworld.envs.frame_stream import SHARED, FrameStream, MappedFrames
 from colaworld.envs.recording import ACTION_DIM, SceneHeader
+
+if TYPE_CHECKING:
+    from colaworld.envs.encoded import StoredFrames
 
 Split = Literal["train", "validation", "all"]
 
@@ -22,7 +25,7 @@ class Clip(NamedTuple):
     """One training window of T frames."""
 
     frames: np.ndarray
-    """uint8 ``(T, 3, height, width)``, upright RGB."""
+    """uint8 ``(T, 3, height, width)``, upright RGB; of encoded data latents float32 ``(T, C, h, w)``."""
     actions: np.ndarray
     """float32 ``(T - 1, frame_skip, A)``, 7 in [-1, 1] in LIBERO; NaN from an action-free source."""
     ee_pos: np.ndarray
@@ -33,8 +36,9 @@ class Clip(NamedTuple):
 class Episode:
     """One whole trajectory of T frames, and where it comes from."""
 
-    frames: np.ndarray | FrameStream
-    """uint8 ``(T, 3, height, width)``; ``frames[:]`` is always an array."""
+    frames: "np.ndarray | FrameStream | MappedFrames | StoredFrames"
+    """uint8 ``(T, 3, height, width)``, of encoded data latents float32 ``(T, C, h, w)``; ``frames[:]`` is always an
+    array."""
     actions: np.ndarray
     """float32 ``(T - 1, frame_skip, A)``."""
     ee_pos: np.ndarray
@@ -47,14 +51,31 @@ class Episode:
     split: str
     scene: str
     demo: str
+    origin: int = 0
+    """Which of a data set's files and folders it is from, counted as they were given."""
+    crops: "Sequence[StoredFrames]" = ()
+    """Of encoded data: latents ``(T, C, h, w)`` of the trajectory's shifted copies."""
 
-    def clip(self, start: int, length: int) -> Clip:
-        """The window of ``length`` frames that begins at frame ``start``."""
+    def clip(self, start: int, length: int, copy: int | None = None) -> Clip:
+        """The window of ``length`` frames that begins at frame ``start``; ``copy``: under which of its crops."""
+        frames = self.frames if copy is None else self.crops[copy]
         return Clip(
-            self.frames[start : start + length],
+            frames[start : start + length],
             self.actions[start : start + length - 1],
             self.ee_pos[start : start + length],
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedAs:
+    """What encoded data hold in the place of pictures."""
+
+    codec: str
+    """Fingerprint of the codec that made the latents."""
+    copies: int
+    """Shifted copies of each training trajectory."""
+    pixels: int
+    """By how much they are shifted at most; 0 where there are none."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,9 +95,13 @@ class Source:
     """Whether its frames are few enough to be loaded at once, where they are streams."""
     uses: frozenset[str] = frozenset()
     """Names of the `SourceOptions` that were asked in reading it."""
+    encoded: EncodedAs | None = None
+    """None: its frames are pictures."""
 
 
-def recorded_source(path: Path, header: SceneHeader, episodes: list[Episode]) -> Source:
+def recorded_source(
+    path: Path, header: SceneHeader, episodes: list[Episode], uses: frozenset[str] = frozenset()
+) -> Source:
     """A source of colaworld's own making."""
     return Source(
         path=path,
@@ -87,6 +112,7 @@ def recorded_source(path: Path, header: SceneHeader, episodes: list[Episode]) ->
         action_dim=ACTION_DIM,
         episodes=episodes,
         header=header,
+        uses=uses,
     )
 
 
@@ -117,7 +143,7 @@ def foreign_source(
 ) -> Source:
     """A source that colaworld did not record: split by the demos' names, frames read when they are asked for, no object
     positions, NaN for what is None."""
-    cache, episodes = FrameCache(), []
+    episodes = []
     for demo, split in zip(demos, splits_by_name([demo.name for demo in demos]), strict=True):
         actions, ee_pos = demo.actions, demo.ee_pos
         if actions is None:
@@ -126,7 +152,7 @@ def foreign_source(
             ee_pos = np.full((demo.count, 3), np.nan)
         episodes.append(
             Episode(
-                frames=FrameStream(demo.read, (demo.count, 3, *size), cache),
+                frames=FrameStream(demo.read, (demo.count, 3, *size), SHARED),
                 actions=np.asarray(actions, np.float32),
                 ee_pos=np.asarray(ee_pos, np.float32),
                 object_pos=np.zeros((demo.count, 0, 3), np.float32),

@@ -25,7 +25,7 @@ from colaworld.envs.recording import ACTION_DIM, demo_names
 from colaworld.envs.source_options import CONTROL_RATE, Pairing, SourceOptions
 
 CAMERAS = {"agentview": "agentview_rgb", "eye_in_hand": "eye_in_hand_rgb"}
-USES = frozenset({"camera", "orientation", "pairing", "fps", "rate", "height", "width", "render_profile"})
+USES = frozenset({"camera", "orientation", "pairing", "fps", "rate", "height", "width", "render_profile", "stream"})
 JOINTS = {"obs/joint_states": slice(1, 8), "obs/gripper_states": slice(8, 10)}
 """What ``obs`` shares with the columns of ``states``."""
 MOVING = 1e-5

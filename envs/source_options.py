@@ -18,7 +18,7 @@ CONTROL_RATE = 20.0
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """How to read data that colaworld did not record; colaworld's own recordings need none of it."""
+    """How to read data that colaworld did not record; colaworld's own recordings need none of it but ``stream``."""
 
     camera: str | None = None
     """Which camera: agentview or eye_in_hand in LIBERO's files, a feature's key in a LeRobot data set."""
@@ -37,6 +37,9 @@ class SourceOptions:
     """Pixels."""
     render_profile: RenderProfileName = "full"
     """How the simulator must draw for a system trained on this data; lite to go on from weights made for it."""
+    stream: bool = False
+    """Read the pictures of .hdf5 files when a clip asks for them, for data larger than memory: the same clips. Of our
+    own recordings an unpacked copy is kept beside each file. LeRobot's and videos are always read so."""
 
     def __post_init__(self) -> None:
         for name, kind in (("orientation", Orientation), ("pairing", Pairing), ("render_profile", RenderProfileName)):

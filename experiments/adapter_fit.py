@@ -32,6 +32,7 @@ from colaworld.adapters.action_adapter import (
 )
 from colaworld.adapters.system import ColaSystem
 from colaworld.envs.demos import Episode
+from colaworld.experiments.batches import frame_latents
 from colaworld.experiments.labels import labelled, labelled_steps
 
 LOOKS = 40  # numbers of steps that are compared, evenly spaced on a logarithmic scale: few labels call for few
@@ -124,7 +125,7 @@ def tabulate(system: ColaSystem, episodes: Sequence[Episode]) -> Transitions:
         if damaged.any():
             where = f"step {int(damaged.nonzero()[0])} of {episode.demo} in {episode.scene}"
             raise ValueError(f"actions: {where} is not finite, and not all NaN as an unknown one is")
-        latents = system.codec.encode(torch.from_numpy(episode.frames[:]).to(device))[None]
+        latents = frame_latents(system.codec, torch.from_numpy(episode.frames[:]).to(device))[None]
         codes = system.model().latent_actions(latents)
         context = context_windows(latents, system.adapter.config.context_frames)
         row = Transitions(

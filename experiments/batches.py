@@ -1,6 +1,7 @@
 """Batches that depend on the seed and the step alone, so that a resumed run sees what an unbroken one would have seen.
 
-Shapes: frames uint8 ``(B, T, 3, height, width)``, actions ``(B, T - 1, frame_skip, A)``, ee_pos ``(B, T, 3)``.
+Shapes: frames uint8 ``(B, T, 3, height, width)``, of encoded data latents float32 ``(B, T, C, h, w)``; actions ``(B, T
+- 1, frame_skip, A)``, ee_pos ``(B, T, 3)``.
 """
 
 import hashlib
@@ -14,7 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Sampler
 
-from colaworld.envs.demos import Clip, ClipDataset
+from colaworld.envs.demos import Clip, ClipDataset, Cropped
+from colaworld.experiments.mixture import Mixture
+from colaworld.models.codec import FrameCodec
+from colaworld.models.compressed_time import ClipCodec
 from colaworld.models.share import Chance, draw
 
 
@@ -37,10 +41,12 @@ def derived_seed(*parts: object) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-class StepBatches(Sampler[list[int]]):
+class StepBatches(Sampler[list[int | Cropped]]):
     """The clip numbers of every step from ``start`` to ``stop``; step k's are drawn from (seed, stage, k).
 
-    ``half_of``: clip numbers that half of every batch is drawn from (rounded up).
+    ``half_of``: clip numbers that half of every batch is drawn from (rounded up). ``mixture``: how much of a batch each
+    data set has (None: every clip is drawn alike). ``copies``: of encoded clips, which come under that many crops: a
+    step draws one for each.
     """
 
     def __init__(
@@ -53,21 +59,48 @@ class StepBatches(Sampler[list[int]]):
         start: int,
         stop: int,
         half_of: Sequence[int] | None = None,
+        mixture: Mixture | None = None,
+        copies: int = 0,
     ) -> None:
         self.clips, self.batch_size, self.seed, self.stage, self.half_of = clips, batch_size, seed, stage, half_of
-        self.start, self.stop = start, stop
+        self.start, self.stop, self.mixture, self.copies = start, stop, mixture, copies
+        self.mixed_half = mixture.only(half_of) if mixture is not None and half_of is not None else None
 
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[int | Cropped]]:
         for step in range(self.start, self.stop):
             draw = np.random.default_rng(derived_seed(self.seed, self.stage, "clips", step))
-            chosen = draw.integers(self.clips, size=self.batch_size).tolist()
-            if self.half_of is not None:
-                count = (self.batch_size + 1) // 2
-                chosen[:count] = [self.half_of[index] for index in draw.integers(len(self.half_of), size=count)]
-            yield chosen
+            chosen = self._mixed(draw) if self.mixture is not None else self._alike(draw)
+            yield cropped(chosen, self.copies, derived_seed(self.seed, self.stage, "crops", step))
+
+    def _alike(self, draw: np.random.Generator) -> list[int]:
+        chosen = draw.integers(self.clips, size=self.batch_size).tolist()
+        if self.half_of is not None:
+            count = (self.batch_size + 1) // 2
+            chosen[:count] = [self.half_of[index] for index in draw.integers(len(self.half_of), size=count)]
+        return chosen
+
+    def _mixed(self, draw: np.random.Generator) -> list[int]:
+        if self.mixed_half is None:
+            return self.mixture.draw(draw, self.batch_size)
+        count = (self.batch_size + 1) // 2
+        return self.mixed_half.draw(draw, count) + self.mixture.draw(draw, self.batch_size - count)
+
+
+def crop_copies(dataset: ClipDataset, shift: int) -> int:
+    """How many crops of a clip a stage with ``shift`` chooses from in encoded data; 0: it makes its own, or none."""
+    encoded = getattr(dataset, "encoded", None)
+    return encoded.copies if encoded is not None and shift else 0
+
+
+def cropped(chosen: Sequence[int], copies: int, seed: int) -> list[int | Cropped]:
+    """Clips ``chosen``, each under one of ``copies`` crops, drawn from ``seed``; as they are where there are none."""
+    if not copies:
+        return [int(clip) for clip in chosen]
+    drawn = np.random.default_rng(seed).integers(copies, size=len(chosen)).tolist()
+    return [Cropped(int(clip), copy) for clip, copy in zip(chosen, drawn, strict=True)]
 
 
 def collate(clips: Sequence[Clip]) -> Batch:
@@ -79,16 +112,24 @@ def collate(clips: Sequence[Clip]) -> Batch:
     )
 
 
-def fixed_batch(dataset: ClipDataset, count: int, seed: int) -> Batch:
-    """The same ``count`` clips every time, spread over the whole data set."""
+def frame_latents(codec: FrameCodec | ClipCodec, frames: Tensor) -> Tensor:
+    """One latent a frame ``(B, T, C, h, w)`` of a batch's frames: pictures are encoded, encoded data's are latents."""
+    return frames if frames.is_floating_point() else codec.encode(frames)
+
+
+def fixed_batch(dataset: ClipDataset, count: int, seed: int, mixture: Mixture | None = None) -> Batch:
+    """The same ``count`` clips every time, spread over the whole data set, or as ``mixture`` has them."""
     draw = np.random.default_rng(derived_seed(seed, "fixed", count))
-    chosen = draw.permutation(len(dataset))[:count]
+    chosen = draw.permutation(len(dataset))[:count] if mixture is None else mixture.draw(draw, count)
     return collate([dataset[int(index)] for index in chosen])
 
 
 def random_shift(frames: Tensor, pixels: int, generator: Chance) -> Tensor:
-    """Pad by ``pixels`` (edges repeated) and crop: one offset for each clip, the same for all its frames."""
-    if pixels == 0:
+    """Pad by ``pixels`` (edges repeated) and crop: one offset for each clip, the same for all its frames.
+
+    Latents of encoded data stay as they are: they were encoded under a crop (``StepBatches``).
+    """
+    if pixels == 0 or frames.is_floating_point():
         return frames
     batch, _, _, height, width = frames.shape
     flat = F.pad(frames.flatten(0, 1).float(), (pixels,) * 4, mode="replicate").to(frames.dtype)

@@ -17,6 +17,7 @@ import tyro
 from colaworld.adapters.system import load_system, weights_path
 from colaworld.envs.demos import ClipDataset, SourceOptions, starter_path
 from colaworld.experiments.cli import main
+from colaworld.experiments.encoded_data import check_codec
 from colaworld.experiments.evaluation import EvaluationConfig, evaluate, summary, write_evaluation
 from colaworld.experiments.held_out import CONTEXT_FRAMES, HORIZONS, HeldOutConfig
 from colaworld.experiments.planning_world import system_folder
@@ -49,7 +50,8 @@ def evaluate_system(
     if "conditioner" not in RECIPES[system.info.recipe].trained_by(system.info.stage):
         raise ValueError(f"{folder} has only been trained to stage {system.info.stage!r}: it takes no actions yet")
     length, paths = CONTEXT_FRAMES + max(HORIZONS), data or (starter_path(),)
-    train = ClipDataset(paths, length=length, split="train", options=source)
+    train = ClipDataset(paths, length=length, split="train", encoded=True, options=source)
+    check_codec(train, system.codec, folder)
     held_out = ClipDataset(paths, length=length, split="validation", options=source)
     if system.info.stage == "adapter" or system.inverse_dynamics is None:
         held_out.require_actions("a system with an adapter")

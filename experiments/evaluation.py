@@ -22,7 +22,7 @@ from colaworld.adapters.system import ColaSystem
 from colaworld.envs.demos import ClipDataset
 from colaworld.envs.whole_file import whole_file
 from colaworld.experiments.action_checks import adapter_confusion, code_transfer
-from colaworld.experiments.batches import Batch, fixed_batch
+from colaworld.experiments.batches import Batch, fixed_batch, frame_latents
 from colaworld.experiments.budget import StageCost
 from colaworld.experiments.gripper_locator import fit_locator
 from colaworld.experiments.held_out import (
@@ -171,7 +171,7 @@ class Evaluation:
             checks["probe"] = asdict(probe_system(system, chosen, clips))
         enough = max(Counter(self.scenes).values()) >= CLIPS_OF_A_SCENE
         if enough and torch.isfinite(batch.ee_pos).all() and torch.isfinite(clips.ee_pos).all():
-            locator = fit_locator(system.codec.encode(batch.frames), batch.ee_pos)
+            locator = fit_locator(frame_latents(system.codec, batch.frames), batch.ee_pos)
             transfer = code_transfer(
                 system,
                 clips.frames,

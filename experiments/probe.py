@@ -21,7 +21,7 @@ from scipy.optimize import linprog
 from torch import Tensor
 
 from colaworld.adapters.system import ColaSystem
-from colaworld.experiments.batches import Batch
+from colaworld.experiments.batches import Batch, frame_latents
 from colaworld.experiments.watch import displacement_r2
 
 MIN_SCALE = 1e-6
@@ -105,14 +105,14 @@ def probe_system(system: ColaSystem, train: Batch, held_out: Batch) -> ProbeRepo
 
 @torch.no_grad()
 def latent_actions(system: ColaSystem, frames: Tensor) -> Tensor:
-    """What the latent action model reads off frames uint8 ``(B, T, 3, height, width)``: ``(B, T - 1, D)``, on the CPU,
-    a few clips at a time.
+    """What the latent action model reads off frames uint8 ``(B, T, 3, height, width)``, or latents of encoded data:
+    ``(B, T - 1, D)``, on the CPU, a few clips at a time.
     """
     model = system.model().eval()
     system.codec.eval()
     device = next(system.codec.parameters()).device
     read = [
-        model.latent_actions(system.codec.encode(clips.to(device))).latents.cpu()
+        model.latent_actions(frame_latents(system.codec, clips.to(device))).latents.cpu()
         for clips in frames.split(CLIPS_AT_ONCE)
     ]
     return torch.cat(read)

@@ -8,6 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from colaworld.envs.recorded import UNPACKED
+
 PACKAGES = (
     "torch",
     "diffusers",
@@ -56,13 +58,14 @@ def git_revision() -> str | None:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's files with their names (sorted); raises FileNotFoundError when there is
-    neither.
+    """SHA-256 of a file, or of a folder's files with their names (sorted), those left out that reading it may leave
+    there; raises FileNotFoundError when there is neither.
     """
     if not path.exists():
         raise FileNotFoundError(f"there is no file or folder {path}")
     digest = hashlib.sha256()
     files = [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.is_file())
+    files = [item for item in files if item == path or not item.name.endswith((UNPACKED, f"{UNPACKED}.lock"))]
     for item in files:
         if item != path:
             digest.update(str(item.relative_to(path)).encode() + b"\0")

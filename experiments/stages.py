@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from colaworld.adapters.action_adapter import adapt, adapter_loss, context_windows, latents_of
 from colaworld.adapters.system import ColaSystem
-from colaworld.experiments.batches import Batch, random_shift
+from colaworld.experiments.batches import Batch, frame_latents, random_shift
 from colaworld.experiments.labels import labelled_steps
 from colaworld.experiments.recipes import Turn
 from colaworld.experiments.stage_config import StageConfig
@@ -63,10 +63,10 @@ class StageModel(nn.Module):
             # Neighbouring frames are nearly the same picture: a few far apart, of more clips, teach more.
             return self.codec(frames[:, ::CODEC_STRIDE], generator)
         with torch.no_grad():
-            latents = self.codec.encode(frames)
+            latents = frame_latents(self.codec, frames)
             seen = latents
             if self.config.own_crop and "inverse_dynamics" in self.turn.trained:
-                seen = self.codec.encode(random_shift(batch.frames, self.config.shift, generator))
+                seen = frame_latents(self.codec, random_shift(batch.frames, self.config.shift, generator))
         imagined = self.imagines(step)
         if self.turn.reads == "actions":
             return self._real_action_loss(batch, latents, imagined, generator)
@@ -87,7 +87,8 @@ class StageModel(nn.Module):
             )
         if labelled is not None and self.config.action_weight and "inverse_dynamics" in self.turn.trained:
             with torch.no_grad():
-                clips = self.codec.encode(random_shift(labelled.frames, self.config.shift, generator))
+                shifted = random_shift(labelled.frames, self.config.shift, generator)
+                clips = frame_latents(self.codec, shifted)
             read = self.action_head.loss(self.cola.latent_actions(clips).latents, labelled.actions)
             loss, metrics = loss + self.config.action_weight * read, {**metrics, "action": read.detach()}
         return loss, metrics

@@ -39,6 +39,9 @@ class TrainConfig:
     data: tuple[Path, ...] = ()
     """Recordings or LIBERO's demonstrations (.hdf5), starter folders, LeRobot data sets, folders of .mp4; default: the
     starter data that ship."""
+    weights: tuple[float, ...] = ()
+    """Expected shares of the clips in a batch, one number for each of --data (3 1: three quarters and one); default:
+    every clip of all is drawn alike."""
     source: SourceOptions = SourceOptions()
     preset: PresetName = "tiny"
     """Sizes of the parts, and the defaults of other flags."""
@@ -97,6 +100,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not 4 <= self.clip <= 16:  # two of context, and what is imagined must itself be the context of a frame
             raise ValueError(f"--clip must lie between 4 and 16 frames, got {self.clip}")
+        check_weights(self.weights, len(self.data))
         if self.from_scratch and self.init is not None:
             raise ValueError(f"--from-scratch and --init {self.init} exclude each other")
         if not PRESETS[self.preset].trains_codec and (self.from_scratch or "codec" in self.stages):
@@ -166,6 +170,20 @@ def named_preset(arguments: Sequence[str]) -> PresetName:
     return named if named in PRESETS else "tiny"  # one that is not there is refused with the other flags
 
 
+def check_weights(weights: Sequence[float], sources: int) -> None:
+    """ValueError naming --weights and the value that is none, or a number of them that is not ``sources``'."""
+    if not weights:
+        return
+    said = " ".join(f"{weight:g}" for weight in weights)
+    if len(weights) != max(1, sources):
+        raise ValueError(f"--weights {said}: {len(weights)} numbers for {max(1, sources)} data sets in --data")
+    for weight in weights:
+        if not 0.0 <= weight < float("inf"):
+            raise ValueError(f"--weights {said}: {weight:g} is no share, it must be 0 or more")
+    if not any(weights):
+        raise ValueError(f"--weights {said}: one must be above 0")
+
+
 def check_guard(config: TrainConfig) -> None:
     """ValueError when a warm-up could be prolonged beyond the budget that it shares with joint training."""
     planned, total = config.warmup.steps, config.warmup.steps + config.joint.steps
@@ -185,6 +203,7 @@ def check_same_run(config: TrainConfig) -> None:
         before = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not valid JSON ({error}); choose another --out") from error
+    before = {"weights": [], **before}  # older runs had none
     differing = [key for key in said if said[key] != before.get(key)]
     if differing:
         key = differing[0]
@@ -211,6 +230,7 @@ def binding_flags(config: TrainConfig) -> dict[str, object]:
         said.pop(free)
     if config.flow.ratio == 1.0:  # likewise
         said["flow"].pop("ratio")
+    said["source"].pop("stream")  # the same clips
     if config.guard.action != "extend":  # what only watches changes no weight
         said.pop("guard")
     return said

@@ -6,6 +6,7 @@
     python experiments/train_world_model.py --data my.hdf5     # your own recordings (experiments/collect.py)
     python experiments/train_world_model.py --from-scratch --data demo.hdf5 lerobot/ --source.camera image
     python experiments/train_world_model.py --from-scratch --data videos/ --stages codec pretrain    # needs no actions
+    python experiments/train_world_model.py --data a.hdf5 b.hdf5 --weights 3 1     # three quarters of a batch and one
     python experiments/train_world_model.py --preset opensora --print-plan --device-name h100 --device-count 8
 
 Kill it at any moment and run the same command: it goes on from its last checkpoint (two minutes old at most).
@@ -28,9 +29,11 @@ from colaworld.experiments.budget import read_costs
 from colaworld.experiments.batch_parts import check_divisible
 from colaworld.experiments.batches import fixed_batch
 from colaworld.experiments.cli import main
+from colaworld.experiments.encoded_data import check_codec, check_stages
 from colaworld.experiments.evaluation import BEFORE, Evaluation, summary, write_evaluation
 from colaworld.experiments.devices import DeviceName, device_named
 from colaworld.experiments.held_out import long_enough
+from colaworld.experiments.mixture import Mixture, check_shares
 from colaworld.experiments.presets import PRESETS, build
 from colaworld.experiments.recipes import LATENT_ACTION_STAGES, RECIPES, RecipeName, StageName
 from colaworld.experiments.run_folder import read_progress
@@ -75,7 +78,7 @@ def command(defaults: TrainConfig) -> Callable[..., None]:
 def train(config: TrainConfig) -> None:
     """Train, then evaluate on held-out clips."""
     sources = config.data or (starter_path(),)
-    train_clips = ClipDataset(sources, length=config.clip, split="train", options=config.source)
+    train_clips = ClipDataset(sources, length=config.clip, split="train", encoded=True, options=config.source)
     held_out_clips = ClipDataset(sources, length=config.clip, split="validation", options=config.source)
     check_data(config, train_clips, held_out_clips)
     check_guard(config)
@@ -89,6 +92,7 @@ def train(config: TrainConfig) -> None:
     accelerator.wait_for_everyone()
     torch.manual_seed(config.loop.seed)
     system = starting_system(config, train_clips)
+    check_codec(train_clips, system.codec, config.init or config.out)
     labels = Labels.of(config, train_clips)
     if accelerator.is_main_process:
         remember_run(config)
@@ -98,10 +102,11 @@ def train(config: TrainConfig) -> None:
         part.to(accelerator.device)
     data = Data(
         train=labels.clips,
-        watched_train=fixed_batch(train_clips, 48, seed=1).to(accelerator.device),
+        watched_train=fixed_batch(train_clips, 48, 1, Mixture.of(train_clips, config.weights)).to(accelerator.device),
         held_out=fixed_batch(held_out_clips, 32, seed=2).to(accelerator.device),
         labelled=labels.early,
         known=labels.clips.windows_of(labels.known.episodes) if config.label_fraction < 1.0 else None,
+        weights=config.weights,
     )
     finished, steps_before, stream_before = list(finished_stages(config)), 0, 0
     evaluation = Evaluation(train_clips, held_out_clips, config.evaluation, config.held_out, config.video)
@@ -148,6 +153,8 @@ def has_latent_actions(system: ColaSystem) -> bool:
 def check_data(config: TrainConfig, train_clips: ClipDataset, held_out_clips: ClipDataset) -> None:
     """ValueError when the data lack what a stage, or the report at the end, will ask for."""
     stages, recipe = config.run_stages(), RECIPES[config.recipe]
+    check_stages(config, train_clips)
+    check_shares(train_clips, config.weights)
     if "adapter" in stages:
         train_clips.require_actions("stage 'adapter'")
     if any(recipe.turn(stage).reads == "actions" for stage in stages):

@@ -27,9 +27,10 @@ from tqdm import tqdm
 from colaworld.adapters.system import ColaSystem, save_system, staged
 from colaworld.envs.demos import ClipDataset
 from colaworld.experiments.batch_parts import Part, WaitingTime, agreed, means, parts_of
-from colaworld.experiments.batches import Batch, StepBatches, collate, derived_seed
+from colaworld.experiments.batches import Batch, StepBatches, collate, crop_copies, cropped, derived_seed, frame_latents
 from colaworld.experiments.budget import StageCost, record_cost, step_flops
 from colaworld.experiments.guard import CodebookCollapse, Guard, GuardConfig, Verdict
+from colaworld.experiments.mixture import Mixture
 from colaworld.experiments.recipes import RECIPES, StageName, Turn
 from colaworld.experiments.run_folder import Journal, Progress, load_checkpoint, read_progress, save_checkpoint
 from colaworld.experiments.stage_config import StageConfig
@@ -94,6 +95,13 @@ class Data:
     known: Sequence[int] | None = None
     """Numbers of the training clips whose actions are known, where few are: a recipe of real actions draws half of
     every batch from them. None: all are known."""
+    weights: Sequence[float] = ()
+    """Shares of a batch of the data sets that ``train`` was made of; none: every clip is drawn alike."""
+
+    @functools.cached_property
+    def labelled_mixture(self) -> Mixture | None:
+        """The same of ``labelled``."""
+        return Mixture.of(self.labelled, self.weights)
 
 
 def make_accelerator(folder: Path, config: LoopConfig, trackers: list[str]) -> Accelerator:
@@ -164,6 +172,8 @@ def train_stage(
         start=stream_before + progress.step,
         stop=stream_before + most,
         half_of=data.known if turn.reads == "actions" else None,
+        mixture=Mixture.of(data.train, data.weights),
+        copies=crop_copies(data.train, config.shift),
     )
     loader = accelerator.prepare(
         DataLoader(data.train, batch_sampler=clips, collate_fn=_as_dict, num_workers=loop.loader_workers)
@@ -283,8 +293,11 @@ def _labelled(data: Data, config: StageConfig, seed: int, part: Part) -> Batch |
         return None
     draw, share = np.random.default_rng(derived_seed(seed, "labelled")), part.chance
     count = max(1, config.batch_size // share.parts // 2)
-    chosen = draw.integers(len(data.labelled), size=count * share.parts)[share.part * count :][:count]
-    return collate([data.labelled[int(index)] for index in chosen]).to(part.batch.frames.device)
+    clips, mixture = count * share.parts, data.labelled_mixture
+    drawn = draw.integers(len(data.labelled), size=clips) if mixture is None else mixture.draw(draw, clips)
+    shown = cropped(drawn, crop_copies(data.labelled, config.shift), derived_seed(seed, "labelled crops"))
+    own = shown[share.part * count :][:count]
+    return collate([data.labelled[index] for index in own]).to(part.batch.frames.device)
 
 
 def compile_training(video: Backbone) -> None:
@@ -316,7 +329,7 @@ def _watched(ema, parameters, system, turn: Turn, data: Data, seed: int, bar: tq
 def _recalibrate(system: ColaSystem, turn: Turn, data: Data) -> None:
     """The bottleneck standardises by the averaged weights' own statistics, where those weights changed."""
     if "inverse_dynamics" in turn.trained:
-        system.bottleneck.recalibrate(system.inverse_dynamics(system.codec.encode(data.watched_train.frames)))
+        system.bottleneck.recalibrate(system.inverse_dynamics(frame_latents(system.codec, data.watched_train.frames)))
 
 
 def _standardising_frames(dataset: ClipDataset) -> torch.Tensor:

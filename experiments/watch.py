@@ -9,7 +9,7 @@ from torch import Tensor
 
 from colaworld.adapters.action_adapter import adapt, codes_of, context_windows
 from colaworld.adapters.system import ColaSystem
-from colaworld.experiments.batches import Batch
+from colaworld.experiments.batches import Batch, frame_latents
 from colaworld.experiments.recipes import Turn
 from colaworld.models.bottleneck import Bottlenecked
 from colaworld.models.codec import to_signed
@@ -79,7 +79,7 @@ def _action_metrics(
     )
     if torch.isfinite(train.ee_pos).all() and torch.isfinite(held_out.ee_pos).all():  # not every source says it
         metrics["displacement_r2"] = displacement_r2(
-            _steps(model, system.codec.encode(train.frames), train), _steps(model, latents, held_out)
+            _steps(model, frame_latents(system.codec, train.frames), train), _steps(model, latents, held_out)
         )
     if read.indices is not None:
         metrics |= health_numbers(read.indices, model.bottleneck.code_sizes, moving_transitions(latents))
