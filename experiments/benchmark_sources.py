@@ -1,7 +1,7 @@
 """How many clips a second the loader brings, from each kind of data, and how much memory it takes: one table.
 
-    python experiments/benchmark_loader.py
-    python experiments/benchmark_loader.py --pixels 256 --trajectories 8 --clip 14 --workers 4
+    python experiments/benchmark_sources.py
+    python experiments/benchmark_sources.py --pixels 256 --trajectories 8 --clip 14 --workers 4
 
 The same made-up trajectories in every format: a recording of our own, a file in LIBERO's layout and a LeRobot data set
 (both at 20 rows a second), and latents encoded in bf16 (a codec of random weights: 8 channels, an eighth of the sides).
@@ -76,7 +76,7 @@ class Reading:
     grown: float
 
 
-def benchmark_loader(config: Annotated[LoaderBenchmark, tyro.conf.arg(name="")] = LoaderBenchmark()) -> None:
+def benchmark_sources(config: Annotated[LoaderBenchmark, tyro.conf.arg(name="")] = LoaderBenchmark()) -> None:
     """Make data up, read them in turns, print the table."""
     with tempfile.TemporaryDirectory() as folder:
         in_a_process(make_up, Path(folder), config)  # so that this process, which others begin as, stays small
@@ -270,4 +270,4 @@ def table(turns: list[Mapping[str, Reading]], config: LoaderBenchmark) -> str:
 
 
 if __name__ == "__main__":
-    main(benchmark_loader)
+    main(benchmark_sources)

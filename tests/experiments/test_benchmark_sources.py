@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from colaworld.envs.demos import ClipDataset
-from colaworld.experiments import benchmark_loader as benchmark
+from colaworld.experiments import benchmark_sources as benchmark
 
 SMALL = benchmark.LoaderBenchmark(pixels=32, trajectories=3, frames=9, clip=4, batch=2, batches=2, turns=1)
 
@@ -25,7 +25,7 @@ def test_every_format_holds_the_same_clips(tmp_path: Path) -> None:
 
 
 def test_the_table_has_a_row_for_each_format(capsys) -> None:
-    benchmark.benchmark_loader(SMALL)
+    benchmark.benchmark_sources(SMALL)
     lines = capsys.readouterr().out.splitlines()
     assert [line[:26].strip() for line in lines[2:]] == [
         "pictures in memory", "own recordings, streamed", "LIBERO's files, streamed", "LeRobot, decoded",
