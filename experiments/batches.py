@@ -40,7 +40,8 @@ def derived_seed(*parts: object) -> int:
 class StepBatches(Sampler[list[int]]):
     """The clip numbers of every step from ``start`` to ``stop``; step k's are drawn from (seed, stage, k).
 
-    ``half_of``: clip numbers that half of every batch is drawn from (rounded up).
+    ``half_of``: clip numbers that half of every batch is drawn from (rounded up). ``part`` of ``parts``: which equal
+    stretch of every batch is given out, to one of so many processes. ValueError for a batch without equal parts.
     """
 
     def __init__(
@@ -53,21 +54,54 @@ class StepBatches(Sampler[list[int]]):
         start: int,
         stop: int,
         half_of: Sequence[int] | None = None,
+        part: int = 0,
+        parts: int = 1,
     ) -> None:
+        if batch_size % parts or not 0 <= part < parts:
+            raise ValueError(f"a batch of {batch_size} clips has no part {part} of {parts} equal ones")
         self.clips, self.batch_size, self.seed, self.stage, self.half_of = clips, batch_size, seed, stage, half_of
-        self.start, self.stop = start, stop
+        self.start, self.stop, self.part, self.parts = start, stop, part, parts
 
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in range(self.start, self.stop):
-            draw = np.random.default_rng(derived_seed(self.seed, self.stage, "clips", step))
-            chosen = draw.integers(self.clips, size=self.batch_size).tolist()
-            if self.half_of is not None:
-                count = (self.batch_size + 1) // 2
-                chosen[:count] = [self.half_of[index] for index in draw.integers(len(self.half_of), size=count)]
-            yield chosen
+    def __iter__(self) -> "_Steps":
+        return _Steps(self)
+
+    def of_step(self, step: int) -> list[int]:
+        """This part's clip numbers in one step."""
+        draw = np.random.default_rng(derived_seed(self.seed, self.stage, "clips", step))
+        chosen = draw.integers(self.clips, size=self.batch_size).tolist()
+        if self.half_of is not None:
+            count = (self.batch_size + 1) // 2
+            chosen[:count] = [self.half_of[index] for index in draw.integers(len(self.half_of), size=count)]
+        share = self.batch_size // self.parts
+        return chosen[self.part * share :][:share]
+
+
+class _Steps(Iterator[list[int]]):
+    """Gives out one step after another. Its state is the next step's number, as a ``StatefulDataLoader`` asks for it,
+    whose workers are ahead of what has been trained on.
+    """
+
+    def __init__(self, batches: StepBatches) -> None:
+        self.batches, self.step = batches, batches.start
+
+    def __next__(self) -> list[int]:
+        if self.step >= self.batches.stop:
+            raise StopIteration
+        self.step += 1
+        return self.batches.of_step(self.step - 1)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where it stands."""
+        return {"step": self.step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from there. ValueError when that is another step than the run goes on from."""
+        if state["step"] != self.batches.start:
+            raise ValueError(f"the loader stood at step {state['step']}, the run goes on from {self.batches.start}")
+        self.step = state["step"]
 
 
 def collate(clips: Sequence[Clip]) -> Batch:

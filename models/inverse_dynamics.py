@@ -24,6 +24,8 @@ from colaworld.models.blocks import Block
 class InverseDynamics(ModelMixin, ConfigMixin):
     """Raises ValueError on clips of fewer than two frames."""
 
+    _no_split_modules = ["Block"]
+
     @register_to_config
     def __init__(
         self,

@@ -33,6 +33,7 @@ class VideoTransformer(CausalFrames, ModelMixin, ConfigMixin):
     """
 
     _supports_gradient_checkpointing = True
+    _no_split_modules = ["Block"]
 
     @register_to_config
     def __init__(
