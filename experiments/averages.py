@@ -1,7 +1,8 @@
 """The averaged weights (an EMA) of what a stage trains, and the whole system under them.
 
-Weights that are whole are swapped for a look and back. Of sharded ones (``sharding``) every process gathers a whole copy,
-the averages where a weight is trained: a system that can be watched, saved and trained on as if nothing had been sharded.
+Weights that are whole are swapped for a look and back. Of sharded ones (``sharding``) every process gathers a whole
+copy, the averages where a weight is trained: a system that can be watched, saved and trained on as if nothing had been
+sharded.
 """
 
 from collections.abc import Iterator, Sequence

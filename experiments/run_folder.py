@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 
-import torch
 import torch.distributed.checkpoint as distributed_checkpoint
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
@@ -22,6 +21,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from colaworld.envs.whole_file import whole_file
+from colaworld.experiments.loader import save_loader
 
 WATCHED = "held_out/"
 AVERAGES = "averages"
@@ -104,21 +104,6 @@ def load_checkpoint(accelerator: Accelerator, path: Path, ema: EMAModel) -> None
         ) from error
 
 
-def load_loader(loader: StatefulDataLoader, accelerator: Accelerator, path: Path) -> None:
-    """What the loader's workers, and a data set that has a state, were about. With another number of processes or
-    workers there is nothing to hand on: which clips come next does not depend on it (``batches.StepBatches``).
-    """
-    file = path / _loader_file(accelerator)
-    if not file.is_file():
-        return
-    try:
-        text = torch.load(file, weights_only=True)
-        if text["processes"] == accelerator.num_processes and text["workers"] == loader.num_workers:
-            loader.load_state_dict(text["state"])
-    except (OSError, EOFError, RuntimeError, KeyError, TypeError, UnpicklingError) as error:
-        raise ValueError(f"{file}: cannot be read ({error}); remove the checkpoint to begin its stage again") from error
-
-
 def save_checkpoint(
     accelerator: Accelerator, folder: Path, progress: Progress, ema: EMAModel, loader: StatefulDataLoader
 ) -> None:
@@ -130,8 +115,7 @@ def save_checkpoint(
     accelerator.save_state(str(fresh))
     if accelerator.is_fsdp2:
         distributed_checkpoint.save(ema.state_dict(), checkpoint_id=fresh / AVERAGES)
-    state = {"processes": accelerator.num_processes, "workers": loader.num_workers, "state": loader.state_dict()}
-    torch.save(state, fresh / _loader_file(accelerator))
+    save_loader(loader, accelerator, fresh)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         (fresh / "progress.json").write_text(json.dumps(asdict(progress)))
@@ -141,7 +125,3 @@ def save_checkpoint(
         os.replace(fresh, final)
         shutil.rmtree(old, ignore_errors=True)
     accelerator.wait_for_everyone()
-
-
-def _loader_file(accelerator: Accelerator) -> str:
-    return f"loader_{accelerator.process_index}.pt"

@@ -1,12 +1,13 @@
 """FSDP: every process holds its share of weights, gradients, moments and averages (``--loop.parallel fsdp``).
 
-PyTorch's ``fully_shard`` through accelerate. The blocks of video model, inverse and forward dynamics, which their classes
-name in ``_no_split_modules``, are gathered one by one as they are computed; everything else once a step. What is gathered
-and summed up is float32, so that a step computes what DDP's does; matrix products are in ``--loop.mixed-precision`` as
-there.
+PyTorch's ``fully_shard`` through accelerate. The blocks of video model, inverse and forward dynamics, which their
+classes name in ``_no_split_modules``, are gathered one by one as they are computed; everything else once a step. What
+is gathered and summed up is float32, so that a step computes what DDP's does; matrix products are in
+``--loop.mixed-precision`` as there.
 """
 
 import os
+import warnings
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -25,9 +26,13 @@ def sharding_plugin(loop: LoopConfig) -> FullyShardedDataParallelPlugin | None:
             raise ValueError(f"accelerate launch --use_fsdp needs --loop.parallel fsdp, got {loop.parallel}")
         return None
     if "LOCAL_RANK" not in os.environ:
-        raise ValueError("--loop.parallel fsdp needs processes to share weights: start it by accelerate launch or torchrun")
+        raise ValueError(
+            "--loop.parallel fsdp needs processes that share weights: start it by accelerate launch or torchrun"
+        )
     if loop.mixed_precision == "fp16":
         raise ValueError("--loop.mixed-precision fp16 is not made for --loop.parallel fsdp; bf16 is")
+    # Keys and values are views, which nothing writes to in training.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     return FullyShardedDataParallelPlugin(
         fsdp_version=2,
         reshard_after_forward=True,

@@ -1,5 +1,5 @@
-"""How fast a stage trains: clips a second, the share of the device's peak that they make, the share of time spent waiting
-for clips.
+"""How fast a stage trains: clips a second, which share of the devices' peak they make, which share of the time was
+spent waiting for clips.
 
 Time aside (what is watched, checkpoints) does not count. On a GPU the waiting is the host's: the device may still have
 been computing, so the share is an upper bound.
@@ -12,8 +12,8 @@ from functools import cache
 
 from accelerate import Accelerator
 
-from colaworld.experiments.batch_parts import WaitingTime
 from colaworld.experiments.devices import device_at_hand, device_named
+from colaworld.experiments.loader import WaitingTime
 from colaworld.experiments.loop_config import LoopConfig
 
 NAMES = ("clips_per_second", "flops_utilisation", "waiting_share")

@@ -10,7 +10,6 @@ import contextlib
 import functools
 import shutil
 import time
-import warnings
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -21,26 +20,19 @@ import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import broadcast_object_list
 from diffusers.optimization import get_scheduler
-from torchdata.stateful_dataloader import StatefulDataLoader
 from tqdm import tqdm
 
 from colaworld.adapters.system import ColaSystem, save_system, staged
 from colaworld.envs.demos import ClipDataset
 from colaworld.experiments.averages import Averages
-from colaworld.experiments.batch_parts import Part, WaitingTime, agreed, means, parts_of
+from colaworld.experiments.batch_parts import Part, agreed, means, parts_of
 from colaworld.experiments.batches import Batch, StepBatches, collate, derived_seed
 from colaworld.experiments.budget import StageCost, record_cost, step_flops
 from colaworld.experiments.guard import CodebookCollapse, Guard, GuardConfig, Verdict
+from colaworld.experiments.loader import WaitingTime, clip_loader, load_loader, on_device
 from colaworld.experiments.loop_config import LoopConfig
 from colaworld.experiments.recipes import RECIPES, StageName, Turn
-from colaworld.experiments.run_folder import (
-    Journal,
-    Progress,
-    load_checkpoint,
-    load_loader,
-    read_progress,
-    save_checkpoint,
-)
+from colaworld.experiments.run_folder import Journal, Progress, load_checkpoint, read_progress, save_checkpoint
 from colaworld.experiments.sharding import fill_codebook, shard_on_cpu, sharding_plugin
 from colaworld.experiments.stage_config import StageConfig
 from colaworld.experiments.stages import StageModel
@@ -116,13 +108,24 @@ def train_stage(
             f"{folder / 'checkpoint'}: was written with --loop.parallel {progress.parallel}, got {loop.parallel}; "
             "go on as before, or remove it to begin its stage again"
         )
-    loader = _loader(accelerator, loop, config, turn, data, stream_before + progress.step, stream_before + most)
+    clips = StepBatches(
+        len(data.train),
+        config.batch_size,
+        seed=loop.seed,
+        stage=turn.stream,
+        start=stream_before + progress.step,
+        stop=stream_before + most,
+        half_of=data.known if turn.reads == "actions" else None,
+        part=accelerator.process_index,
+        parts=accelerator.num_processes,
+    )
+    loader = clip_loader(data.train, clips, workers=loop.loader_workers, device=accelerator.device)
     copy = None
     if accelerator.is_fsdp2:
         copy, system = system, replace(system, **{name: deepcopy(part) for name, part in system.parts().items()})
         model = StageModel(system, turn, config, steps_before=stream_before)
         if progress.step == 0 and most:
-            fill_codebook(model, _first(accelerator, loop, turn, data, loader.batch_sampler))
+            fill_codebook(model, _first(accelerator, loop, turn, data, clips))
     if loop.compile:
         compile_training(system.video)
     if loop.gradient_checkpointing and system.video is not None:
@@ -164,7 +167,7 @@ def train_stage(
         seed = derived_seed(loop.seed, turn.stream, "noise", stream_before + step, 0)
         torch.manual_seed(seed)
         losses = []
-        for part in parts_of(_on_device(tensors, accelerator), accelerator, loop.accumulate, seed):
+        for part in parts_of(on_device(tensors, accelerator.device), accelerator, loop.accumulate, seed):
             last = len(losses) == loop.accumulate - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(wrapped):
                 with accelerator.autocast():
@@ -265,32 +268,6 @@ def _flops(accelerator: Accelerator, model: StageModel, data: Data, steps: int) 
     return kinds
 
 
-def _loader(
-    accelerator: Accelerator, loop: LoopConfig, config: StageConfig, turn: Turn, data: Data, start: int, stop: int
-) -> StatefulDataLoader:
-    """This process's clips of the steps from ``start`` to ``stop`` of the turn's stream."""
-    clips = StepBatches(
-        len(data.train),
-        config.batch_size,
-        seed=loop.seed,
-        stage=turn.stream,
-        start=start,
-        stop=stop,
-        half_of=data.known if turn.reads == "actions" else None,
-        part=accelerator.process_index,
-        parts=accelerator.num_processes,
-    )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "'set_vital' is deprecated")  # torchdata's affair
-        return StatefulDataLoader(
-            data.train,
-            batch_sampler=clips,
-            collate_fn=_as_dict,
-            num_workers=loop.loader_workers,
-            pin_memory=accelerator.device.type == "cuda",
-        )
-
-
 def _first(accelerator: Accelerator, loop: LoopConfig, turn: Turn, data: Data, clips: StepBatches) -> Part:
     """What the first step begins with; torch's generator is left as it will be then."""
     seed = derived_seed(loop.seed, turn.stream, "noise", clips.start, 0)
@@ -315,14 +292,6 @@ def compile_training(video: Backbone) -> None:
     compiled = torch.compile(eager, dynamic=False)
     # On the instance, so that no checkpoint holds it.
     video.two_streams = lambda *frames, **others: (compiled if torch.is_grad_enabled() else eager)(*frames, **others)
-
-
-def _as_dict(clips: list) -> dict[str, torch.Tensor]:
-    return vars(collate(clips))  # memory is pinned of dicts of tensors
-
-
-def _on_device(tensors: dict[str, torch.Tensor], accelerator: Accelerator) -> Batch:
-    return Batch(**{name: value.to(accelerator.device, non_blocking=True) for name, value in tensors.items()})
 
 
 def _watched(averages: Averages, turn: Turn, data: Data, seed: int, bar: tqdm) -> dict[str, float]:
