@@ -26,7 +26,7 @@ def train(launcher: tuple[str, ...], folder: Path, stage: str, *flags: object) -
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment.pop("ACCELERATE_USE_FSDP", None)
     command = [*launcher, str(TRAINER), "--folder", str(folder), "--stage", stage, *map(str, flags)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def trained(launcher: tuple[str, ...], folder: Path, stage: str, *flags: object) -> Path:
