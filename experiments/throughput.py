@@ -6,7 +6,7 @@ been computing, so the share is an upper bound.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 
@@ -74,6 +74,13 @@ class Throughput:
         if self.peak is not None:
             numbers["flops_utilisation"] = spent / (seconds * self.peak)
         return numbers
+
+
+def in_words(numbers: Mapping[str, float]) -> str:
+    """What ``Throughput`` says, as people read it."""
+    share, waited = numbers.get("flops_utilisation"), numbers["waiting_share"]
+    peak = "" if share is None else f", {share:.1%} of the peak"
+    return f"{numbers['clips_per_second']:.3g} clips/s{peak}, {waited:.1%} of the time waiting for clips"
 
 
 def throughput_of(

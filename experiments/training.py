@@ -36,7 +36,7 @@ from colaworld.experiments.run_folder import Journal, Progress, load_checkpoint,
 from colaworld.experiments.sharding import fill_codebook, shard_on_cpu, sharding_plugin
 from colaworld.experiments.stage_config import StageConfig
 from colaworld.experiments.stages import StageModel
-from colaworld.experiments.throughput import throughput_of
+from colaworld.experiments.throughput import in_words, throughput_of
 from colaworld.experiments.watch import watch
 from colaworld.models.backbones import Backbone
 
@@ -125,7 +125,8 @@ def train_stage(
         copy, system = system, replace(system, **{name: deepcopy(part) for name, part in system.parts().items()})
         model = StageModel(system, turn, config, steps_before=stream_before)
         if progress.step == 0 and most:
-            fill_codebook(model, _first(accelerator, loop, turn, data, clips))
+            with accelerator.autocast():
+                fill_codebook(model, _first(accelerator, loop, turn, data, clips))
     if loop.compile:
         compile_training(system.video)
     if loop.gradient_checkpointing and system.video is not None:
@@ -208,13 +209,13 @@ def train_stage(
             with speed.aside():
                 save_checkpoint(accelerator, folder, reached, averages.ema, loader)
             saved = time.monotonic()
-    bar.close()
     pace, trained = speed.overall(), sum(parameter.numel() for parameter in parameters)
+    if pace:
+        say(bar, f"{stage}: {in_words(pace)}")
+    bar.close()
+    system = averages.taken()
     if config.steps:
-        system = averages.taken()
         _recalibrate(system, turn, data)
-    elif copy is not None:
-        system = averages.taken()
     if stage == "codec" and config.steps:
         system.codec.standardise(_standardising_frames(data.train))
     system = staged(system, stage)

@@ -18,7 +18,7 @@ from colaworld.experiments.presets import PRESETS, build
 from colaworld.experiments.recipes import RECIPES
 from colaworld.experiments.stage_config import StageConfig
 from colaworld.experiments.stages import StageModel
-from colaworld.experiments.throughput import NAMES, Throughput
+from colaworld.experiments.throughput import NAMES, Throughput, in_words
 from colaworld.experiments.train_config import TrainConfig, check_same_run, remember_run
 from colaworld.experiments.train_world_model import starting_system, train
 from colaworld.experiments.training import Data, LoopConfig, compile_training, make_accelerator, train_stage
@@ -193,6 +193,7 @@ def test_what_is_watched_takes_no_training_time(monkeypatch):
         with speed.aside():
             now[0] += 50.0
     expected = {"clips_per_second": 2.0, "waiting_share": 0.25, "flops_utilisation": 4 * (10 + 20) / 4.0 / 100}
+    assert in_words(expected) == "2 clips/s, 30.0% of the peak, 25.0% of the time waiting for clips"
     assert speed.lately() == expected and speed.overall() == expected and speed.lately() == {}
 
 
