@@ -38,6 +38,10 @@ from colaworld.models.inverse_dynamics import InverseDynamics
 
 FORMAT = 1
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
+"""Which of several files of weights each tensor of a large part is in."""
+SHARD = "2GB"
+"""The largest file of weights that is written."""
 
 
 def _place(part: type) -> tuple[str, str]:
@@ -141,10 +145,15 @@ def weights_path(preset: str, name: str = "cola") -> Path:
 
 
 def save_system(
-    system: ColaSystem, path: str | Path, *, dtype: torch.dtype = torch.float32, codec: str | None = None
+    system: ColaSystem,
+    path: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    codec: str | None = None,
+    shard: str = SHARD,
 ) -> None:
     """Write the folder ``path``, whole or not at all. ``codec``: a relative place of an already written codec to
-    point to.
+    point to. ``shard``: a part's weights that are larger than this come in several files, with an index.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
@@ -155,7 +164,8 @@ def save_system(
         places[name] = codec if name == "codec" and codec is not None else name
         if places[name] == name:
             # A copy: saving in bf16 must not round the weights that go on training.
-            torch.nn.Module.to(deepcopy(part), dtype).save_pretrained(partial / name, safe_serialization=True)
+            part = torch.nn.Module.to(deepcopy(part), dtype)
+            part.save_pretrained(partial / name, safe_serialization=True, max_shard_size=shard)
     forget_places(partial)
     text = {"format": FORMAT, "parts": places, **asdict(system.info)}
     (partial / "system.json").write_text(json.dumps(text, indent=2) + "\n")
@@ -208,12 +218,12 @@ def load_system(path: str | Path, *, device: str | torch.device = "cpu") -> Cola
 def _load_part(name: str, path: Path, device: str | torch.device) -> torch.nn.Module:
     if name not in PARTS:
         raise ValueError(f"{path.parent / 'system.json'}: unknown part {name!r}, expected one of {', '.join(PARTS)}")
-    weights = path / WEIGHTS
+    weights = path / (INDEX if (path / INDEX).is_file() else WEIGHTS)
     for needed in (path / "config.json", weights):
         if not needed.is_file():
             raise FileNotFoundError(f"the {name} of the system is missing: no file {needed}")
     kind = _class_of(name, path / "config.json")
-    _check_shards(path / f"{WEIGHTS}.index.json")
+    _check_shards(path / INDEX)
     try:
         part, loading = kind.from_pretrained(
             path,

@@ -4,8 +4,7 @@ Parts of a batch draw their noise as rows of what the whole batch draws (``model
 weights are the same, but for rounding, whatever the number of processes and of parts.
 """
 
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,17 +55,3 @@ def agreed(said: bool, accelerator: Accelerator) -> bool:
         return said
     vote = torch.tensor(float(said and accelerator.is_main_process), device=accelerator.device)
     return bool(accelerator.reduce(vote, "sum") > 0)
-
-
-class WaitingTime:
-    """Iterates over a loader and adds up the ``seconds`` that were spent waiting for it."""
-
-    def __init__(self, loader: Iterable[Mapping[str, Tensor]]) -> None:
-        self.loader, self.seconds = loader, 0.0
-
-    def __iter__(self) -> Iterator[Mapping[str, Tensor]]:
-        began = time.monotonic()
-        for found in self.loader:
-            self.seconds += time.monotonic() - began
-            yield found
-            began = time.monotonic()

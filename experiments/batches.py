@@ -46,7 +46,8 @@ class StepBatches(Sampler[list[int | Cropped]]):
 
     ``half_of``: clip numbers that half of every batch is drawn from (rounded up). ``mixture``: how much of a batch each
     data set has (None: every clip is drawn alike). ``copies``: of encoded clips, which come under that many crops: a
-    step draws one for each.
+    step draws one for each. ``part`` of ``parts``: which equal stretch of every batch is given out, to one of so many
+    processes. ValueError for a batch without equal parts.
     """
 
     def __init__(
@@ -61,19 +62,29 @@ class StepBatches(Sampler[list[int | Cropped]]):
         half_of: Sequence[int] | None = None,
         mixture: Mixture | None = None,
         copies: int = 0,
+        part: int = 0,
+        parts: int = 1,
     ) -> None:
+        if batch_size % parts or not 0 <= part < parts:
+            raise ValueError(f"a batch of {batch_size} clips has no part {part} of {parts} equal ones")
         self.clips, self.batch_size, self.seed, self.stage, self.half_of = clips, batch_size, seed, stage, half_of
         self.start, self.stop, self.mixture, self.copies = start, stop, mixture, copies
+        self.part, self.parts = part, parts
         self.mixed_half = mixture.only(half_of) if mixture is not None and half_of is not None else None
 
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def __iter__(self) -> Iterator[list[int | Cropped]]:
-        for step in range(self.start, self.stop):
-            draw = np.random.default_rng(derived_seed(self.seed, self.stage, "clips", step))
-            chosen = self._mixed(draw) if self.mixture is not None else self._alike(draw)
-            yield cropped(chosen, self.copies, derived_seed(self.seed, self.stage, "crops", step))
+    def __iter__(self) -> "_Steps":
+        return _Steps(self)
+
+    def of_step(self, step: int) -> list[int | Cropped]:
+        """This part's clip numbers in one step."""
+        draw = np.random.default_rng(derived_seed(self.seed, self.stage, "clips", step))
+        chosen = self._mixed(draw) if self.mixture is not None else self._alike(draw)
+        shown = cropped(chosen, self.copies, derived_seed(self.seed, self.stage, "crops", step))
+        share = self.batch_size // self.parts
+        return shown[self.part * share :][:share]
 
     def _alike(self, draw: np.random.Generator) -> list[int]:
         chosen = draw.integers(self.clips, size=self.batch_size).tolist()
@@ -101,6 +112,31 @@ def cropped(chosen: Sequence[int], copies: int, seed: int) -> list[int | Cropped
         return [int(clip) for clip in chosen]
     drawn = np.random.default_rng(seed).integers(copies, size=len(chosen)).tolist()
     return [Cropped(int(clip), copy) for clip, copy in zip(chosen, drawn, strict=True)]
+
+
+class _Steps(Iterator[list[int | Cropped]]):
+    """Gives out one step after another. Its state is the next step's number, as a ``StatefulDataLoader`` asks for it,
+    whose workers are ahead of what has been trained on.
+    """
+
+    def __init__(self, batches: StepBatches) -> None:
+        self.batches, self.step = batches, batches.start
+
+    def __next__(self) -> list[int | Cropped]:
+        if self.step >= self.batches.stop:
+            raise StopIteration
+        self.step += 1
+        return self.batches.of_step(self.step - 1)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where it stands."""
+        return {"step": self.step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from there. ValueError when that is another step than the run goes on from."""
+        if state["step"] != self.batches.start:
+            raise ValueError(f"the loader stood at step {state['step']}, the run goes on from {self.batches.start}")
+        self.step = state["step"]
 
 
 def collate(clips: Sequence[Clip]) -> Batch:

@@ -37,6 +37,11 @@ class StageCost:
     """That the stage trained."""
     waited: float = 0.0
     """Seconds in which the main process waited for clips, since its last start."""
+    training_seconds: float | None = None
+    """Of its training steps, without what is watched and saved, since its last start; so are the next two."""
+    clips_per_second: float | None = None
+    flops_utilisation: float | None = None
+    """Share of the devices' peak; None where that is not known."""
     why: str = "as planned"
     """Why it ended after so many steps."""
 

@@ -24,9 +24,13 @@ class Device:
     measured: bool = False
     """Whether the peaks are those of large matrix products here, just now, instead of the maker's."""
 
+    def peak(self, precision: str) -> float:
+        """Operations a second at most in ``precision``, accelerate's ``mixed_precision``."""
+        return self.float32 if precision == "no" else self.bf16
+
     def rate(self, precision: str) -> float:
-        """Operations a second that are counted on in ``precision``, accelerate's ``mixed_precision``."""
-        return self.utilisation * (self.float32 if precision == "no" else self.bf16)
+        """Operations a second that are counted on in ``precision``."""
+        return self.utilisation * self.peak(precision)
 
 
 _SHEETS = (
@@ -52,6 +56,14 @@ def device_named(name: DeviceName) -> Device:
         if device.name == name:
             return device
     raise ValueError(f"--device-name must be one of {', '.join(get_args(DeviceName))}, got {name!r}")
+
+
+def device_at_hand() -> Device | None:
+    """The one that PyTorch computes on here; None for a GPU that is not in the table."""
+    if not torch.cuda.is_available():
+        return device_named("cpu")
+    said = torch.cuda.get_device_name().lower().replace(" ", "")
+    return next((device for device in _SHEETS if device.name in said), None)
 
 
 def _measured(dtype: torch.dtype) -> float:

@@ -1,4 +1,9 @@
-"""What a run writes while it trains: numbers line by line, and checkpoints that replace each other whole."""
+"""What a run writes while it trains: numbers line by line, and checkpoints that replace each other whole.
+
+A checkpoint is accelerate's: whole weights, averages and moments that the main process writes or, of a run with sharded
+ones, every process its own shards (torch.distributed.checkpoint), which any number of processes can read. Beside them
+each process writes the state of its loader.
+"""
 
 import json
 import os
@@ -8,12 +13,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 
+import torch.distributed.checkpoint as distributed_checkpoint
 from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
+from torch.distributed.checkpoint.api import CheckpointException
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 from colaworld.envs.whole_file import whole_file
+from colaworld.experiments.loader import save_loader
 
 WATCHED = "held_out/"
+AVERAGES = "averages"
+"""Of a checkpoint of shards: the folder of the averaged weights' shards."""
+
 
 class Journal:
     """Numbers to ``metrics.jsonl`` and to accelerate's trackers. On resume, lines past the checkpoint are dropped.
@@ -58,6 +71,8 @@ class Progress:
     step: int = 0
     seconds: float = 0.0
     """Spent on the stage so far."""
+    parallel: str = "ddp"
+    """How it is written: whole, or in shards (``--loop.parallel``)."""
 
 
 def read_progress(folder: Path) -> Progress:
@@ -72,24 +87,36 @@ def read_progress(folder: Path) -> Progress:
         raise ValueError(f"{path}: cannot be read ({error}); remove the checkpoint to begin its stage again") from error
 
 
-def load_checkpoint(accelerator: Accelerator, path: Path) -> None:
+def load_checkpoint(accelerator: Accelerator, path: Path, ema: EMAModel) -> None:
     """ValueError naming the folder when a file in it is damaged or missing."""
     try:
         accelerator.load_state(str(path))
-    except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, KeyError, UnpicklingError) as error:
+        if accelerator.is_fsdp2:
+            averages = ema.state_dict()
+            distributed_checkpoint.load(averages, checkpoint_id=path / AVERAGES)
+            ema.load_state_dict(averages)
+    except (
+        SafetensorError, OSError, EOFError, RuntimeError, ValueError, KeyError, UnpicklingError, CheckpointException,
+    ) as error:  # fmt: skip
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
             f"{path}: the checkpoint cannot be read ({first}); remove it to begin its stage again"
         ) from error
 
 
-def save_checkpoint(accelerator: Accelerator, folder: Path, progress: Progress) -> None:
+def save_checkpoint(
+    accelerator: Accelerator, folder: Path, progress: Progress, ema: EMAModel, loader: StatefulDataLoader
+) -> None:
     """Everything the loop needs, in a new folder that replaces the old one only when it is whole."""
     fresh, final, old = folder / "checkpoint.partial", folder / "checkpoint", folder / "checkpoint.old"
     if accelerator.is_main_process:
         shutil.rmtree(fresh, ignore_errors=True)
     accelerator.wait_for_everyone()
     accelerator.save_state(str(fresh))
+    if accelerator.is_fsdp2:
+        distributed_checkpoint.save(ema.state_dict(), checkpoint_id=fresh / AVERAGES)
+    save_loader(loader, accelerator, fresh)
+    accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         (fresh / "progress.json").write_text(json.dumps(asdict(progress)))
         shutil.rmtree(old, ignore_errors=True)

@@ -9,6 +9,10 @@ own, labelled clips, what is watched, evaluation.
 Activations are what autograd keeps for the backward pass, in float32, with attention as fused kernels keep it (no
 matrix of weights); halved under mixed precision, which is rough. With gradient checkpointing what is computed again is
 counted too, and of activations the blocks' inputs.
+
+With ``--loop.parallel fsdp`` each device holds its share of weights, gradients, moments and averages, and on top what
+is gathered while a step is computed: everything outside the blocks, and two blocks (one is computed, the next on its
+way).
 """
 
 from dataclasses import dataclass, replace
@@ -39,12 +43,14 @@ BYTES = 4
 """Of a number in float32."""
 KEPT_OF_A_WEIGHT = {"gradients": 1, "optimiser": 2, "averages": 1}
 """Numbers beside each trained weight: its gradient, AdamW's two moments, the EMA."""
+BLOCKS_AT_ONCE = 2
+"""That are gathered where weights are sharded."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StagePlan:
     """One stage of a run. ``flops`` of a step of the whole batch, the mean over the stage's steps; ``activations`` in
-    bytes of one clip; ``trained`` parameters.
+    bytes of one clip; ``trained`` parameters; ``gathered`` ones where weights are sharded.
     """
 
     stage: StageName
@@ -53,12 +59,17 @@ class StagePlan:
     flops: float
     trained: int
     activations: int
+    gathered: int = 0
 
-    def memory(self, weights: int, clips: int, precision: str) -> dict[str, float]:
-        """Bytes on one device that works off ``clips`` at once, by what they are for; ``weights`` of all parts."""
+    def memory(self, weights: int, clips: int, precision: str, shards: int = 1) -> dict[str, float]:
+        """Bytes on one device that works off ``clips`` at once, by what they are for; ``weights`` of all parts.
+        ``shards``: among how many devices they are shared (1: each holds all).
+        """
         halved = 1.0 if precision == "no" else 0.5
-        kept = {name: BYTES * count * self.trained for name, count in KEPT_OF_A_WEIGHT.items()}
-        return {"weights": BYTES * weights, **kept, "activations": halved * clips * self.activations}
+        kept = {name: BYTES * count * self.trained / shards for name, count in KEPT_OF_A_WEIGHT.items()}
+        gathered = {"gathered": float(BYTES * self.gathered)} if shards > 1 else {}
+        shared = {"weights": BYTES * weights / shards, **kept, **gathered}
+        return {**shared, "activations": halved * clips * self.activations}
 
     def seconds(self, device: Device, count: int, precision: str) -> float:
         """Of the whole stage on ``count`` devices."""
@@ -145,13 +156,13 @@ def _stage_plan(system: ColaSystem, turn: Turn, config: TrainConfig) -> StagePla
         ee_pos=torch.empty(1, config.clip, 3, device="meta"),
     )
     imagined = round(stage.steps * stage.imagined)
-    flops, activations, trained = 0.0, 0, 0
+    flops, activations, trained, gathered = 0.0, 0, 0, 0
     for step, count in ((0, stage.steps - imagined), (stage.steps, imagined)):  # as StageModel.imagines tells them
         if count:
             kind = _Kind(system, turn, stage, step)
             trained = sum(weight.numel() for weight in kind.parameters() if weight.requires_grad)
             flops += count * step_flops(kind, lambda copy: copy(batch))
-            activations = max(activations, _kept(kind, batch))
+            activations, gathered = max(activations, _kept(kind, batch)), _gathered(kind.model)
     return StagePlan(
         stage=turn.stage,
         steps=stage.steps,
@@ -159,7 +170,19 @@ def _stage_plan(system: ColaSystem, turn: Turn, config: TrainConfig) -> StagePla
         flops=flops * stage.batch_size / max(1, stage.steps),
         trained=trained,
         activations=activations,
+        gathered=gathered,
     )
+
+
+def _gathered(model: StageModel) -> int:
+    """Parameters that a device of a sharded run sees whole at once."""
+    blocks = [
+        sum(weight.numel() for weight in module.parameters())
+        for module in model.modules()
+        if type(module).__name__ in model._no_split_modules
+    ]
+    outside = sum(weight.numel() for weight in model.parameters()) - sum(blocks)
+    return outside + sum(sorted(blocks)[-BLOCKS_AT_ONCE:])
 
 
 def _kept(kind: _Kind, batch: Batch) -> int:
@@ -217,6 +240,8 @@ def plan_text(plan: RunPlan, device: Device, count: int) -> str:
     config, precision = plan.config, plan.config.loop.mixed_precision
     weights = sum(plan.parameters.values())
     pixels = PRESETS[config.preset].pixels
+    shards = count if config.loop.parallel == "fsdp" else 1
+    columns = ("weights", *KEPT_OF_A_WEIGHT, *(("gathered",) if shards > 1 else ()), "activations", "all, GiB")
     lines = [
         f"plan of preset {config.preset}, recipe {config.recipe}: frames of {pixels}x{pixels}, clips of {config.clip}",
         "",
@@ -227,12 +252,12 @@ def plan_text(plan: RunPlan, device: Device, count: int) -> str:
         f"on {count} x {device.name}: {_rate(device, precision)}",
         "",
         f"{'stage':<10}{'steps':>8}{'batch':>7}{'TFLOP a step':>14}{'hours':>9}"
-        + "".join(f"{name:>13}" for name in ("weights", *KEPT_OF_A_WEIGHT, "activations", "all, GiB")),
+        + "".join(f"{name:>13}" for name in columns),
     ]
     hours = 0.0
     for stage in plan.stages:
         clips = -(-stage.batch_size // (count * config.loop.accumulate))
-        memory = [each / 2**30 for each in stage.memory(weights, clips, precision).values()]
+        memory = [each / 2**30 for each in stage.memory(weights, clips, precision, shards).values()]
         took = stage.seconds(device, count, precision) / 3600
         hours += took
         over = "  more than it has" if device.memory is not None and sum(memory) > device.memory else ""
@@ -259,6 +284,10 @@ def _notes(config: TrainConfig, count: int) -> list[str]:
     ]
     if config.loop.gradient_checkpointing:
         notes.append("with --loop.gradient-checkpointing: what is computed again is counted")
+    if count > 1 and config.loop.parallel == "fsdp":
+        notes.append("weights, gradients, moments and averages are shared; while clips are watched, weights are whole")
+    elif count > 1:
+        notes.append("every device holds all weights and averages (--loop.parallel fsdp shares them)")
     if count > 1:
-        notes.append("every device holds all weights and averages; what devices tell each other costs no time here")
+        notes.append("what devices tell each other costs no time here")
     return notes

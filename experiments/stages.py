@@ -38,6 +38,8 @@ class StageModel(nn.Module):
         for name, part in system.parts().items():
             part.requires_grad_(name in turn.trained)
             part.train(name in turn.trained)
+        names = {name for part in system.parts().values() for name in getattr(part, "_no_split_modules", None) or ()}
+        self._no_split_modules = sorted(names)  # the blocks that FSDP gathers one by one
         self.frozen = [part for name, part in system.parts().items() if name not in turn.trained]
 
     def trained_parameters(self) -> list[nn.Parameter]:

@@ -116,6 +116,11 @@ class TrainConfig:
             )
         if self.recipe == "real_actions" and self.bottleneck != "vq":
             raise ValueError(f"--bottleneck {self.bottleneck} has no use in recipe 'real_actions'")
+        if self.loop.parallel == "fsdp" and not all(turn.flow_to_video for turn in RECIPES[self.recipe].turns):
+            raise ValueError(
+                f"--loop.parallel fsdp cannot keep one of two losses from the video model, as recipe {self.recipe!r} "
+                "asks for; ddp can"
+            )
         if not 0.0 <= self.action_labels <= 1.0 or not 0.0 < self.label_fraction <= 1.0:
             raise ValueError(
                 f"--action-labels must lie in [0, 1] and --label-fraction in (0, 1], "
@@ -222,7 +227,7 @@ def remember_run(config: TrainConfig) -> None:
 def binding_flags(config: TrainConfig) -> dict[str, object]:
     """The flags that a run's weights depend on, as JSON."""
     said = json.loads(json.dumps(asdict(config), default=str))
-    for free in ("gradient_checkpointing", "loader_workers"):
+    for free in ("gradient_checkpointing", "loader_workers", "parallel", "peak_of"):
         said["loop"].pop(free)
     if config.loop.accumulate == 1:  # as runs were before there was a choice
         said["loop"].pop("accumulate")

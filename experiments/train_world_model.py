@@ -182,7 +182,30 @@ def starting_system(config: TrainConfig, clips: ClipDataset) -> ColaSystem:
             f"--init is missing: preset {config.preset!r} starts from published weights, which "
             "experiments/published_system.py makes a system of"
         )
-    fresh = build(
+    fresh = fresh_system(config, clips)
+    finished = finished_stages(config)
+    if finished:
+        source = config.out / "system"
+    elif config.from_scratch:
+        return fresh
+    else:
+        source = config.init or weights_path(config.preset, "pretrained")
+    trained = load_system(source)
+    for name in ("preset", "height", "width", "frame_skip", "action_dim", "render_profile"):
+        wanted, found = getattr(fresh.info, name), getattr(trained.info, name)
+        if wanted != found:
+            raise ValueError(f"{source}: {name} is {found!r}, but the data and flags of this run say {wanted!r}")
+    left = [stage for stage in config.run_stages() if stage not in finished]
+    if not finished and (trained.info.recipe != config.recipe or not config.stages):
+        check_not_beyond(source, trained, left)
+    check_parts(source, trained, fresh)
+    check_turn(source, config.recipe, trained.info.stage, left)
+    return replace(fresh, **trained.parts(), info=replace(fresh.info, stage=trained.info.stage))
+
+
+def fresh_system(config: TrainConfig, clips: ClipDataset) -> ColaSystem:
+    """An untrained system for these flags and clips."""
+    return build(
         PRESETS[config.preset],
         height=clips.height,
         width=clips.width,
@@ -203,24 +226,6 @@ def starting_system(config: TrainConfig, clips: ClipDataset) -> ColaSystem:
         clip=config.clip,
         flow=config.flow,
     )
-    finished = finished_stages(config)
-    if finished:
-        source = config.out / "system"
-    elif config.from_scratch:
-        return fresh
-    else:
-        source = config.init or weights_path(config.preset, "pretrained")
-    trained = load_system(source)
-    for name in ("preset", "height", "width", "frame_skip", "action_dim", "render_profile"):
-        wanted, found = getattr(fresh.info, name), getattr(trained.info, name)
-        if wanted != found:
-            raise ValueError(f"{source}: {name} is {found!r}, but the data and flags of this run say {wanted!r}")
-    left = [stage for stage in config.run_stages() if stage not in finished]
-    if not finished and (trained.info.recipe != config.recipe or not config.stages):
-        check_not_beyond(source, trained, left)
-    check_parts(source, trained, fresh)
-    check_turn(source, config.recipe, trained.info.stage, left)
-    return replace(fresh, **trained.parts(), info=replace(fresh.info, stage=trained.info.stage))
 
 
 def check_parts(source: Path, trained: ColaSystem, fresh: ColaSystem) -> None:

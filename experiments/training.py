@@ -1,5 +1,5 @@
-"""One loop that trains every stage: accelerate, AdamW, a learning rate schedule, an EMA, atomic checkpoints, exact
-resume.
+"""One loop that trains every stage: accelerate (DDP or FSDP), AdamW, a learning rate schedule, an EMA, atomic
+checkpoints, exact resume.
 
 A run folder holds ``metrics.jsonl`` (every number ever logged), ``tensorboard/``, ``checkpoint/`` (the last one,
 replaced whole) and, after each stage, ``system/``. Random draws of step k come from (seed, stage, k) alone, so a run
@@ -11,76 +11,35 @@ import functools
 import shutil
 import time
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import broadcast_object_list
 from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from colaworld.adapters.system import ColaSystem, save_system, staged
 from colaworld.envs.demos import ClipDataset
-from colaworld.experiments.batch_parts import Part, WaitingTime, agreed, means, parts_of
+from colaworld.experiments.averages import Averages
+from colaworld.experiments.batch_parts import Part, agreed, means, parts_of
 from colaworld.experiments.batches import Batch, StepBatches, collate, crop_copies, cropped, derived_seed, frame_latents
 from colaworld.experiments.budget import StageCost, record_cost, step_flops
 from colaworld.experiments.guard import CodebookCollapse, Guard, GuardConfig, Verdict
+from colaworld.experiments.loader import WaitingTime, clip_loader, load_loader, on_device
+from colaworld.experiments.loop_config import LoopConfig
 from colaworld.experiments.mixture import Mixture
 from colaworld.experiments.recipes import RECIPES, StageName, Turn
 from colaworld.experiments.run_folder import Journal, Progress, load_checkpoint, read_progress, save_checkpoint
+from colaworld.experiments.sharding import fill_codebook, shard_on_cpu, sharding_plugin
 from colaworld.experiments.stage_config import StageConfig
 from colaworld.experiments.stages import StageModel
+from colaworld.experiments.throughput import in_words, throughput_of
 from colaworld.experiments.watch import watch
 from colaworld.models.backbones import Backbone
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoopConfig:
-    """How often a run logs, watches and saves."""
-
-    seed: int = 0
-    """Of weights, batches and noise."""
-    log_every: int = 10
-    """Steps between lines of training losses."""
-    watch_every: int = 100
-    """Steps between looks at held-out clips."""
-    checkpoint_seconds: float = 120.0
-    """How old a checkpoint may get."""
-    gradient_clip: float = 1.0
-    """Largest norm of the gradient."""
-    ema_decay: float = 0.998
-    """Of the averaged weights that are watched and saved."""
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """accelerate's."""
-    accumulate: int = 1
-    """Parts that a process works a batch off in, one after another, to save memory. Batch statistics are then each
-    part's own."""
-    gradient_checkpointing: bool = False
-    """Whether the blocks of video model, inverse and forward dynamics are computed again in the backward pass, to save
-    memory."""
-    loader_workers: int = 0
-    """Processes that read clips ahead; 0 reads them between steps."""
-    compile: bool = False
-    """torch.compile the video model's training pass: a minute at the start, a quarter less time a step after it; needs
-    a C++ compiler."""
-
-    def __post_init__(self) -> None:
-        if min(self.log_every, self.watch_every) < 1:
-            raise ValueError(
-                f"log_every and watch_every must be 1 or more, got {self.log_every} and {self.watch_every}"
-            )
-        if self.accumulate < 1 or self.loader_workers < 0:
-            raise ValueError(
-                f"accumulate must be 1 or more and loader_workers 0 or more, got {self.accumulate} and "
-                f"{self.loader_workers}"
-            )
-        if not 0.0 <= self.ema_decay < 1.0:
-            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
 
 
 @dataclass
@@ -105,13 +64,21 @@ class Data:
 
 
 def make_accelerator(folder: Path, config: LoopConfig, trackers: list[str]) -> Accelerator:
-    """Every process gets its share of one global batch, whatever their number. Nothing is written yet."""
+    """Every process gets its share of one global batch, whatever their number. Nothing is written yet.
+
+    ValueError where ``config.parallel`` cannot be had.
+    """
+    plugin = sharding_plugin(config)
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
+        # Split batches: one step of the schedule a batch. Loaders are ours and know their part already.
         dataloader_config=DataLoaderConfiguration(split_batches=True),
+        fsdp_plugin=plugin,
         log_with=trackers,
         project_dir=str(folder),
     )
+    if plugin is not None:
+        shard_on_cpu(accelerator, plugin)
     return accelerator
 
 
@@ -140,30 +107,15 @@ def train_stage(
     model = StageModel(system, turn, config, steps_before=stream_before)
     watcher = Guard(guard, system.bottleneck.code_sizes)
     most = watcher.limit(stage, config.steps)
-    flops = _flops(accelerator, model, data, stage)  # in every process: batch statistics are shared by all
-    if loop.compile:
-        compile_training(system.video)
-    if loop.gradient_checkpointing:
-        system.enable_gradient_checkpointing()
-    parameters = model.trained_parameters()
-    optimizer = torch.optim.AdamW(parameters, config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay)
-    scheduler = get_scheduler(
-        # A stage without a fixed end has nothing to decay towards.
-        "cosine" if most == config.steps else "constant_with_warmup",
-        optimizer,
-        num_warmup_steps=config.learning_rate_warmup,
-        num_training_steps=max(config.steps, 1),
-    )
-    ema = EMAModel(parameters, decay=loop.ema_decay, use_ema_warmup=True, power=0.75)
+    flops = _flops(accelerator, model, data, most)  # in every process: batch statistics are shared by all
     progress = read_progress(folder)
     if progress.stage != stage:
-        progress = Progress(stage=stage)
-    wrapped, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
-    accelerator._custom_objects.clear()
-    accelerator.register_for_checkpointing(ema)
-    if progress.step:
-        load_checkpoint(accelerator, folder / "checkpoint")
-    ema.to(accelerator.device)
+        progress = Progress(stage=stage, parallel=loop.parallel)
+    if progress.parallel != loop.parallel:
+        raise ValueError(
+            f"{folder / 'checkpoint'}: was written with --loop.parallel {progress.parallel}, got {loop.parallel}; "
+            "go on as before, or remove it to begin its stage again"
+        )
     clips = StepBatches(
         len(data.train),
         config.batch_size,
@@ -174,10 +126,41 @@ def train_stage(
         half_of=data.known if turn.reads == "actions" else None,
         mixture=Mixture.of(data.train, data.weights),
         copies=crop_copies(data.train, config.shift),
+        part=accelerator.process_index,
+        parts=accelerator.num_processes,
     )
-    loader = accelerator.prepare(
-        DataLoader(data.train, batch_sampler=clips, collate_fn=_as_dict, num_workers=loop.loader_workers)
+    loader = clip_loader(data.train, clips, workers=loop.loader_workers, device=accelerator.device)
+    copy = None
+    if accelerator.is_fsdp2:
+        copy, system = system, replace(system, **{name: deepcopy(part) for name, part in system.parts().items()})
+        model = StageModel(system, turn, config, steps_before=stream_before)
+        if progress.step == 0 and most:
+            with accelerator.autocast():
+                fill_codebook(model, _first(accelerator, loop, turn, data, clips))
+    if loop.compile:
+        compile_training(system.video)
+    if loop.gradient_checkpointing:
+        system.enable_gradient_checkpointing()
+    optimizer = torch.optim.AdamW(
+        model.trained_parameters(), config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
     )
+    scheduler = get_scheduler(
+        # A stage without a fixed end has nothing to decay towards.
+        "cosine" if most == config.steps else "constant_with_warmup",
+        optimizer,
+        num_warmup_steps=config.learning_rate_warmup,
+        num_training_steps=max(config.steps, 1),
+    )
+    wrapped, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
+    parameters = model.trained_parameters()  # sharded by now
+    averages = Averages(system, parameters, loop.ema_decay, copy)
+    accelerator._custom_objects.clear()
+    if not accelerator.is_fsdp2:  # the main process has all of them
+        accelerator.register_for_checkpointing(averages.ema)
+    if progress.step:
+        load_checkpoint(accelerator, folder / "checkpoint", averages.ema)
+        load_loader(loader, accelerator, folder / "checkpoint")
+    averages.ema.to(accelerator.device)
     journal = Journal(accelerator, folder, steps_before + progress.step)
     verdict: Verdict | None = None
     done = progress.step
@@ -190,14 +173,16 @@ def train_stage(
         mininterval=1.0,
     )
     reading = WaitingTime(loader)
+    speed = throughput_of(accelerator, loop, reading, config.batch_size, lambda step: flops[model.imagines(step)])
     for step, tensors in enumerate(reading, start=progress.step):
         seed = derived_seed(loop.seed, turn.stream, "noise", stream_before + step, 0)
         torch.manual_seed(seed)
         losses = []
-        for part in parts_of(Batch(**tensors), accelerator, loop.accumulate, seed):
+        for part in parts_of(on_device(tensors, accelerator.device), accelerator, loop.accumulate, seed):
             last = len(losses) == loop.accumulate - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(wrapped):
-                loss, metrics = wrapped(part.batch, step, part.chance, _labelled(data, config, seed, part))
+                with accelerator.autocast():
+                    loss, metrics = wrapped(part.batch, step, part.chance, _labelled(data, config, seed, part))
                 if not torch.isfinite(loss):
                     raise FloatingPointError(
                         f"the loss of stage {stage} is {loss.item()} at step {step}; see {folder / 'metrics.jsonl'}"
@@ -208,15 +193,18 @@ def train_stage(
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()
-        ema.step(parameters)
+        averages.step()
+        speed.step(step)
         done = step + 1
         bar.update()
         if done % loop.log_every == 0 or done == config.steps:
             shown = means(losses, accelerator)
+            shown |= {"learning_rate": scheduler.get_last_lr()[0], **speed.lately()}
             bar.set_postfix({key: f"{value:.3g}" for key, value in shown.items()}, refresh=False)
-            journal.write(stage, done, steps_before + done, shown | {"learning_rate": scheduler.get_last_lr()[0]})
+            journal.write(stage, done, steps_before + done, shown)
         if done % loop.watch_every == 0 or done in (config.steps, most):
-            numbers = _watched(ema, parameters, system, turn, data, loop.seed, bar)
+            with speed.aside():
+                numbers = _watched(averages, turn, data, loop.seed, bar)
             journal.write(stage, done, steps_before + done, numbers)
             verdict = watcher.judge(journal.looks, stage=stage, planned=config.steps)
             verdict = broadcast_object_list([verdict])[0]  # all processes go on, or none
@@ -227,11 +215,16 @@ def train_stage(
             if done >= config.steps and not verdict.goes_on:
                 break
         if done < most and agreed(time.monotonic() - saved > loop.checkpoint_seconds, accelerator):
-            save_checkpoint(accelerator, folder, Progress(stage=stage, step=done, seconds=time.monotonic() - began))
+            reached = replace(progress, step=done, seconds=time.monotonic() - began)
+            with speed.aside():
+                save_checkpoint(accelerator, folder, reached, averages.ema, loader)
             saved = time.monotonic()
+    pace, trained = speed.overall(), sum(parameter.numel() for parameter in parameters)
+    if pace:
+        say(bar, f"{stage}: {in_words(pace)}")
     bar.close()
+    system = averages.taken()
     if config.steps:
-        ema.copy_to(parameters)
         _recalibrate(system, turn, data)
     if stage == "codec" and config.steps:
         system.codec.standardise(_standardising_frames(data.train))
@@ -241,9 +234,12 @@ def train_stage(
             steps=done,
             samples=done * config.batch_size,
             seconds=time.monotonic() - began,
-            flops=flops * config.batch_size * done / max(1, config.steps),
-            parameters=sum(parameter.numel() for parameter in parameters),
+            flops=config.batch_size * sum(flops[model.imagines(step)] for step in range(done)),
+            parameters=trained,
             waited=reading.seconds,
+            training_seconds=speed.seconds,
+            clips_per_second=pace.get("clips_per_second"),
+            flops_utilisation=pace.get("flops_utilisation"),
             why=verdict.why if verdict is not None and most > config.steps else "as planned",
         )
         record_cost(folder, stage, cost)
@@ -265,8 +261,8 @@ def only_trained(system: ColaSystem, names: Sequence[str]) -> ColaSystem:
     return replace(system, **{name: None for name in system.parts() if name not in names})
 
 
-def _flops(accelerator: Accelerator, model: StageModel, data: Data, stage: str) -> float:
-    """Operations of a whole stage for each clip of its batches."""
+def _flops(accelerator: Accelerator, model: StageModel, data: Data, steps: int) -> dict[bool, float]:
+    """Operations for each clip of a step's batch, by whether it is one of the ``steps`` on imagined frames."""
     config, clips = model.config, min(2, len(data.watched_train.frames))
     batch = Batch(**{name: value[:clips] for name, value in vars(data.watched_train).items()})
     labelled = None
@@ -277,14 +273,18 @@ def _flops(accelerator: Accelerator, model: StageModel, data: Data, stage: str) 
         generator = torch.Generator(accelerator.device).manual_seed(0)
         return step_flops(model, lambda copy: copy(batch, step, generator, labelled)[0]) / clips
 
-    if not config.steps:
-        return 0.0
     state = torch.random.get_rng_state()
-    imagined = sum(model.imagines(step) for step in range(config.steps))
-    total = (config.steps - imagined) * (one(0) if imagined < config.steps else 0.0)
-    total += imagined * (one(config.steps - 1) if imagined else 0.0)
+    kinds = {model.imagines(step): one(step) for step in (0, config.steps - 1, steps - 1) if steps}
     torch.random.set_rng_state(state)
-    return total
+    return kinds
+
+
+def _first(accelerator: Accelerator, loop: LoopConfig, turn: Turn, data: Data, clips: StepBatches) -> Part:
+    """What the first step begins with; torch's generator is left as it will be then."""
+    seed = derived_seed(loop.seed, turn.stream, "noise", clips.start, 0)
+    torch.manual_seed(seed)
+    batch = collate([data.train[index] for index in clips.of_step(clips.start)]).to(accelerator.device)
+    return next(parts_of(batch, accelerator, loop.accumulate, seed))
 
 
 def _labelled(data: Data, config: StageConfig, seed: int, part: Part) -> Batch | None:
@@ -308,19 +308,11 @@ def compile_training(video: Backbone) -> None:
     video.two_streams = lambda *frames, **others: (compiled if torch.is_grad_enabled() else eager)(*frames, **others)
 
 
-def _as_dict(clips: list) -> dict[str, torch.Tensor]:
-    return vars(collate(clips))  # accelerate splits and moves dicts of tensors
-
-
-def _watched(ema, parameters, system, turn: Turn, data: Data, seed: int, bar: tqdm) -> dict[str, float]:
-    """The watched numbers under the EMA weights, also shown above the bar."""
-    ema.store(parameters)
-    ema.copy_to(parameters)
-    norm = {key: value.clone() for key, value in system.bottleneck.state_dict().items() if key.startswith("norm.")}
-    _recalibrate(system, turn, data)
-    numbers = watch(staged(system, turn.stage), turn, data.watched_train, data.held_out, seed=seed)
-    ema.restore(parameters)
-    system.bottleneck.load_state_dict(norm, strict=False)
+def _watched(averages: Averages, turn: Turn, data: Data, seed: int, bar: tqdm) -> dict[str, float]:
+    """The watched numbers under the averaged weights, also shown above the bar."""
+    with averages.looked_at() as system:
+        _recalibrate(system, turn, data)
+        numbers = watch(staged(system, turn.stage), turn, data.watched_train, data.held_out, seed=seed)
     say(bar, f"{turn.stage} held out: " + "  ".join(f"{key} {value:.3f}" for key, value in numbers.items()))
     return {f"held_out/{key}": value for key, value in numbers.items()}
 

@@ -81,6 +81,12 @@ class Bottleneck(ModelMixin, ConfigMixin):
         return self.quantiser is not None
 
     @property
+    def empty(self) -> bool:
+        """Whether a codebook waits for the first tokens to be filled from."""
+        buffers = () if self.quantiser is None else self.quantiser.named_buffers()
+        return any(name.endswith("initted") and not value for name, value in buffers)
+
+    @property
     def code_sizes(self) -> tuple[int, ...]:
         """How many codes each token has; none when continuous."""
         return (self.config.entries,) * self.config.tokens if self.codes else ()
@@ -153,8 +159,7 @@ class Bottleneck(ModelMixin, ConfigMixin):
         """A codebook is filled by k-means from the first tokens it sees: those of all processes, so that it becomes the
         same in each, and in one process alone.
         """
-        empty = [value for name, value in self.quantiser.named_buffers() if name.endswith("initted") and not value]
-        if empty and self.training:
+        if self.empty and self.training:
             self.layout.pick(self.quantiser, gathered(latents))
 
     def _continuous(self, raw: Tensor, generator: Chance | None) -> Bottlenecked:

@@ -26,6 +26,8 @@ class ForwardDynamics(Checkpointed, ModelMixin, ConfigMixin):
     Raises ValueError when frames do not divide by ``patch`` or latent actions by ``tokens``.
     """
 
+    _no_split_modules = ["Block"]
+
     @register_to_config
     def __init__(
         self,

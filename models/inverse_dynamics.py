@@ -25,6 +25,8 @@ from colaworld.models.checkpointed import Checkpointed
 class InverseDynamics(Checkpointed, ModelMixin, ConfigMixin):
     """Raises ValueError on clips of fewer than two frames."""
 
+    _no_split_modules = ["Block"]
+
     @register_to_config
     def __init__(
         self,

@@ -29,6 +29,8 @@ class LTXBackbone(SpaceTime, ModelMixin, ConfigMixin):
     Raises ValueError for sizes that do not divide, and when a frame's position reaches ``max_frames``.
     """
 
+    _no_split_modules = ["LTXVideoTransformerBlock"]
+
     @register_to_config
     def __init__(
         self,

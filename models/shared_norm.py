@@ -41,12 +41,14 @@ class _Sum(torch.autograd.Function):
 
 
 class SharedBatchNorm(nn.BatchNorm1d):
-    """``nn.BatchNorm1d`` of ``(N, width)``, in training over the batch of all processes."""
+    """``nn.BatchNorm1d`` of ``(N, width)``, in training over the batch of all processes; as there, statistics are
+    float32 whatever the rows are."""
 
     def forward(self, rows: Tensor) -> Tensor:
         count = processes()
         if count == 1 or not self.training:
             return super().forward(rows)
+        given, rows = rows.dtype, rows.float()
         mean = _Sum.apply(rows.mean(dim=0)) / count
         variance = _Sum.apply((rows - mean).square().mean(dim=0)) / count
         with torch.no_grad():
@@ -54,4 +56,4 @@ class SharedBatchNorm(nn.BatchNorm1d):
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * number / (number - 1), self.momentum)
-        return (rows - mean) * (variance + self.eps).rsqrt()
+        return ((rows - mean) * (variance + self.eps).rsqrt()).to(given)

@@ -32,6 +32,8 @@ class VideoTransformer(CausalFrames, ModelMixin, ConfigMixin):
     Raises ValueError when a frame's position reaches ``max_frames``.
     """
 
+    _no_split_modules = ["Block"]
+
     @register_to_config
     def __init__(
         self,

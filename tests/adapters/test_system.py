@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from colaworld.adapters.system import load_system, save_system, weights_path
+from colaworld.adapters.system import WEIGHTS, load_system, save_system, weights_path
 from colaworld.envs.manifest import DEFAULT_MANIFEST, load_manifest
 from colaworld.models.frame_groups import GroupedConditioner
 from colaworld.models.opensora_vae import OpenSoraVAE
@@ -69,6 +69,21 @@ def test_bf16_halves_the_file_and_leaves_the_original_alone(system, tmp_path):
     loaded = load_system(tmp_path / "half")
     assert loaded.video.embed.weight.dtype == torch.float32
     torch.testing.assert_close(loaded.video.embed.weight, before, rtol=1e-2, atol=1e-2)
+
+
+def test_a_large_part_is_written_in_several_files(system, tmp_path):
+    save_system(system, tmp_path / "run", shard="4KB")
+    files = sorted((tmp_path / "run" / "video").glob("*.safetensors"))
+    assert len(files) > 1 and not (tmp_path / "run" / "video" / WEIGHTS).exists()
+    torch.testing.assert_close(
+        load_system(tmp_path / "run").video.state_dict(), system.video.state_dict(), rtol=0, atol=0
+    )
+    files[1].write_bytes(files[1].read_bytes()[:100])
+    with pytest.raises(ValueError, match="video/.*cannot be read as a VideoTransformer"):
+        load_system(tmp_path / "run")
+    files[1].unlink()
+    with pytest.raises(ValueError, match="video/.*cannot be read as a VideoTransformer"):
+        load_system(tmp_path / "run")
 
 
 def test_two_systems_share_one_codec(system, tmp_path):

@@ -1,9 +1,11 @@
 """Training in two processes (gloo, on the CPU): the same losses and weights as in one, also after a kill."""
 
+import functools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,27 +13,43 @@ import torch
 
 from colaworld.adapters.system import load_system
 from colaworld.experiments.presets import PRESETS, build
-from colaworld.experiments.training import only_trained
+from colaworld.experiments.loop_config import LoopConfig
+from colaworld.experiments.training import make_accelerator, only_trained
 
 TRAINER = Path(__file__).with_name("squares_trainer.py")
 ONE = (sys.executable,)
-TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
+TWO = (*TORCHRUN, "2")
 
 
-def train(launcher: tuple[str, ...], folder: Path, stage: str, *options: object) -> subprocess.CompletedProcess:
+def train(launcher: tuple[str, ...], folder: Path, stage: str, *flags: object) -> subprocess.CompletedProcess:
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [*launcher, str(TRAINER), str(folder), stage, *map(str, options)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    environment.pop("ACCELERATE_USE_FSDP", None)
+    command = [*launcher, str(TRAINER), "--folder", str(folder), "--stage", stage, *map(str, flags)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
-def losses(folder: Path) -> torch.Tensor:
+def trained(launcher: tuple[str, ...], folder: Path, stage: str, *flags: object) -> Path:
+    result = train(launcher, folder, stage, *flags)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Callable[[str], Path]:
+    """The folder of one process's run of a stage."""
+    return functools.cache(lambda stage: trained(ONE, tmp_path_factory.mktemp("alone") / stage, stage))
+
+
+def logged(folder: Path, name: str) -> torch.Tensor:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return torch.tensor([line["loss"] for line in lines if "loss" in line])
+    return torch.tensor([line[name] for line in lines if name in line])
 
 
 def assert_same(one: Path, other: Path) -> None:
-    assert len(losses(one)) == 6
-    torch.testing.assert_close(losses(one), losses(other), rtol=1e-4, atol=1e-5)
+    assert len(logged(one, "loss")) == 6
+    torch.testing.assert_close(logged(one, "loss"), logged(other, "loss"), rtol=1e-4, atol=1e-5)
+    assert torch.equal(logged(one, "learning_rate"), logged(other, "learning_rate"))
     first, second = load_system(one / "system"), load_system(other / "system")
     torch.manual_seed(0)
     sizes = {"height": 32, "width": 32, "frame_skip": 5, "action_dim": 7, "render_profile": "lite"}
@@ -47,24 +65,43 @@ def weights(system) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("stage", ["codec", "joint"])
-def test_two_processes_train_as_one_does(tmp_path, stage):
-    for name, launcher in (("one", ONE), ("two", TWO)):
-        result = train(launcher, tmp_path / name, stage, 1)
-        assert result.returncode == 0, result.stderr[-3000:]
-    assert_same(tmp_path / "one", tmp_path / "two")
+def test_two_processes_train_as_one_does(alone, tmp_path, stage):
+    assert_same(alone(stage), trained(TWO, tmp_path / "two", stage))
 
 
-def test_a_batch_in_parts_trains_as_a_whole_one_does(tmp_path):
-    for name, accumulate in (("one", 1), ("parts", 2)):
-        result = train(ONE, tmp_path / name, "codec", accumulate)
-        assert result.returncode == 0, result.stderr[-3000:]
-    assert_same(tmp_path / "one", tmp_path / "parts")
+def test_a_batch_in_parts_trains_as_a_whole_one_does(alone, tmp_path):
+    assert_same(alone("codec"), trained(ONE, tmp_path / "parts", "codec", "--loop.accumulate", 2))
 
 
-def test_a_killed_run_goes_on_with_another_number_of_processes(tmp_path):
-    assert train(ONE, tmp_path / "one", "joint", 1).returncode == 0
-    assert train(TWO, tmp_path / "two", "joint", 1, 3).returncode != 0
-    assert 1 <= json.loads((tmp_path / "two" / "checkpoint" / "progress.json").read_text())["step"] <= 3
-    result = train(ONE, tmp_path / "two", "joint", 1)
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert_same(tmp_path / "one", tmp_path / "two")
+def test_a_killed_run_goes_on_with_another_number_of_processes(alone, tmp_path):
+    assert train(TWO, tmp_path / "two", "joint", "--lives", 3).returncode != 0
+    assert json.loads((tmp_path / "two" / "checkpoint" / "progress.json").read_text())["step"] == 3
+    assert_same(alone("joint"), trained(ONE, tmp_path / "two", "joint"))
+
+
+SHARDED = ("--loop.parallel", "fsdp")
+
+
+def test_a_killed_run_of_shards_comes_to_the_weights_of_an_unbroken_one(alone, tmp_path):
+    flags = (*SHARDED, "--loop.accumulate", 2)
+    unbroken = trained(TWO, tmp_path / "unbroken", "codec", *flags, "--loop.checkpoint-seconds", 1000)
+    assert_same(alone("codec"), unbroken)
+    assert train(TWO, tmp_path / "killed", "codec", *flags, "--lives", 3).returncode != 0
+    checkpoint = tmp_path / "killed" / "checkpoint"
+    for part in ("pytorch_model_fsdp_0", "optimizer_0", "averages"):
+        assert {file.name for file in (checkpoint / part).glob("*.distcp")} == {"__0_0.distcp", "__1_0.distcp"}
+    refused = train(ONE, tmp_path / "killed", "codec")
+    assert "was written with --loop.parallel fsdp, got ddp" in refused.stderr
+    resumed = trained(TWO, tmp_path / "killed", "codec", *flags)
+    assert torch.equal(*(weights(load_system(folder / "system")) for folder in (unbroken, resumed)))
+
+
+def test_shards_of_two_processes_are_put_together_in_one(alone, tmp_path):
+    assert train(TWO, tmp_path, "joint", *SHARDED, "--lives", 4).returncode != 0
+    assert json.loads((tmp_path / "checkpoint" / "progress.json").read_text())["step"] == 4
+    assert_same(alone("joint"), trained((*TORCHRUN, "1"), tmp_path, "joint", *SHARDED))
+
+
+def test_shards_need_processes_that_share_them(tmp_path):
+    with pytest.raises(ValueError, match="--loop.parallel fsdp .* accelerate launch or torchrun"):
+        make_accelerator(tmp_path, LoopConfig(parallel="fsdp"), [])

@@ -85,6 +85,10 @@ def test_memory_and_time_of_a_stage():
     memory = stage.memory(weights=150, clips=2, precision="no")
     assert memory == {"weights": 600, "gradients": 400, "optimiser": 800, "averages": 400, "activations": 2000}
     assert stage.memory(weights=150, clips=2, precision="bf16")["activations"] == 1000
+    shared = replace(stage, gathered=30).memory(weights=150, clips=2, precision="no", shards=4)
+    assert shared == {
+        "weights": 150, "gradients": 100, "optimiser": 200, "averages": 100, "gathered": 120, "activations": 2000
+    }  # fmt: skip
     assert stage.seconds(SLOW, 2, "bf16") == 10 * 1e3 / (2 * 50) and stage.seconds(SLOW, 1, "no") == 10 * 1e3 / 5
 
 
@@ -101,6 +105,25 @@ def test_the_plan_as_people_read_it():
     assert hours == pytest.approx(expected, rel=0.01)
     with pytest.raises(ValueError, match="--device-count must be 1 or more, got 0"):
         plan_text(plan, SLOW, 0)
+
+
+def test_devices_that_share_weights_hold_their_part_and_what_is_gathered():
+    config = config_of("nano_wan", stages=("joint",))
+    config = replace(config, loop=replace(config.loop, parallel="fsdp"))
+    plan = run_plan(config)
+    blocks, weights = 2, sum(plan.parameters.values())
+    torch.manual_seed(0)
+    sizes = {"frame_skip": 5, "action_dim": 7, "render_profile": "lite", "clip": 10}
+    system = build(PRESETS["nano_wan"], height=32, width=32, adapter_kind="nearest", **sizes)
+    inside = [*system.video.blocks, *system.inverse_dynamics.blocks]
+    numbers = sorted(sum(weight.numel() for weight in block.parameters()) for block in inside)
+    held = {id(weight): weight.numel() for weight in system.model().parameters()}
+    held |= {id(weight): weight.numel() for part in (system.codec, system.adapter) for weight in part.parameters()}
+    assert plan.stages[0].gathered == sum(held.values()) - sum(numbers) + sum(numbers[-blocks:])
+    text = plan_text(plan, SLOW, 4)
+    found = next(line.split() for line in text.splitlines() if line.startswith("joint"))
+    assert float(found[5]) == pytest.approx(4 * weights / 4 / 2**30, abs=1e-3)
+    assert "gathered" in text and "are shared" in text and "gathered" not in plan_text(plan, SLOW, 1)
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("base", 0.2e9), ("opensora", 1.4e9), ("wan", 1.3e9)])

@@ -11,11 +11,14 @@ import torch
 from colaworld.adapters.system import load_system
 from colaworld.envs.demos import Clip, Episode
 from colaworld.experiments.batches import StepBatches, fixed_batch, random_shift
+from colaworld.experiments.budget import read_costs
 from colaworld.experiments.held_out import HeldOutConfig, compare, report_held_out
+from colaworld.experiments.loader import WaitingTime
 from colaworld.experiments.presets import PRESETS, build
 from colaworld.experiments.recipes import RECIPES
 from colaworld.experiments.stage_config import StageConfig
 from colaworld.experiments.stages import StageModel
+from colaworld.experiments.throughput import NAMES, Throughput, in_words
 from colaworld.experiments.train_config import TrainConfig, check_same_run, remember_run
 from colaworld.experiments.train_world_model import starting_system, train
 from colaworld.experiments.training import Data, LoopConfig, compile_training, make_accelerator, train_stage
@@ -66,10 +69,16 @@ def data_of(clips: Squares) -> Data:
     return Data(train=clips, watched_train=fixed_batch(clips, 4, seed=1), held_out=fixed_batch(clips, 4, seed=2))
 
 
-def run(folder: Path, stage: str, clips: Squares):
+def run(folder: Path, stage: str, clips: Squares, loop: LoopConfig = LOOP):
     folder.mkdir(exist_ok=True)
-    accelerator = make_accelerator(folder, LOOP, [])
-    return train_stage(accelerator, system_of(), stage, STAGE, LOOP, data_of(clips), folder, steps_before=0)
+    accelerator = make_accelerator(folder, loop, [])
+    return train_stage(accelerator, system_of(), stage, STAGE, loop, data_of(clips), folder, steps_before=0)
+
+
+def logged(folder: Path) -> list[dict[str, float]]:
+    """Everything in ``metrics.jsonl`` but how fast it went."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [{key: value for key, value in line.items() if key not in NAMES} for line in lines]
 
 
 class Killed(Exception):
@@ -104,10 +113,88 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path, stage):
             torch.testing.assert_close(
                 resumed.parts()[name].state_dict()[key], value, rtol=0, atol=0, msg=f"{name}.{key}"
             )
-    logs = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("unbroken", "resumed")]
-    assert logs[0] == logs[1]
+    assert logged(tmp_path / "unbroken") == logged(tmp_path / "resumed")
     assert not (tmp_path / "resumed" / "checkpoint").exists()
     assert load_system(tmp_path / "resumed" / "system").info.stage == stage
+
+
+class Remembering(Squares):
+    """Each clip is brighter the more its reader, a worker or the loop itself, has read before."""
+
+    read = 0
+
+    def __getitem__(self, index: int) -> Clip:
+        clip, self.read = super().__getitem__(index), self.read + 1
+        return clip._replace(frames=clip.frames + np.uint8(self.read))
+
+    def state_dict(self) -> dict[str, int]:
+        return {"read": self.read}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.read = state["read"]
+
+
+def killed(folder: Path, clips: Squares, loop: LoopConfig, step: int) -> None:
+    """Ends a run in the middle of a step."""
+
+    class Mortal(StageModel):
+        def forward(self, batch, now, generator, labelled=None):
+            if now == step:
+                raise Killed
+            return super().forward(batch, now, generator, labelled)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("colaworld.experiments.training.StageModel", Mortal)
+        with pytest.raises(Killed):
+            run(folder, "codec", clips, loop)
+
+
+def assert_equal(one, other) -> None:
+    for name, part in one.parts().items():
+        for key, value in part.state_dict().items():
+            assert torch.equal(value, other.parts()[name].state_dict()[key]), (name, key)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_readers_go_on_where_they_stood_and_not_where_they_had_read_to(tmp_path, workers):
+    loop = replace(LOOP, loader_workers=workers)
+    unbroken = run(tmp_path / "unbroken", "codec", Remembering(), loop)
+    killed(tmp_path / "resumed", Remembering(), loop, 3)
+    assert_equal(unbroken, run(tmp_path / "resumed", "codec", Remembering(), loop))
+    assert logged(tmp_path / "unbroken") == logged(tmp_path / "resumed")
+
+
+def test_a_resumed_run_may_read_in_other_ways(tmp_path):
+    unbroken = run(tmp_path / "unbroken", "codec", Squares())
+    killed(tmp_path / "resumed", Squares(), replace(LOOP, loader_workers=2), 3)
+    assert_equal(unbroken, run(tmp_path / "resumed", "codec", Squares()))
+
+
+def test_how_fast_it_goes_is_written(tmp_path):
+    run(tmp_path, "codec", Squares(), replace(LOOP, peak_of="a100"))
+    lines = [line for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()) if "loss" in line]
+    cost = read_costs(tmp_path)["codec"]
+    for line in lines:
+        assert line["clips_per_second"] > 0.0 and 0.0 <= line["waiting_share"] < 1.0
+        expected = line["clips_per_second"] * cost.flops / cost.samples / 19.5e12
+        assert line["flops_utilisation"] == pytest.approx(expected)
+    assert cost.clips_per_second == pytest.approx(cost.samples / cost.training_seconds)
+    assert cost.training_seconds < cost.seconds and cost.waited < cost.training_seconds
+
+
+def test_what_is_watched_takes_no_training_time(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("colaworld.experiments.throughput.time.monotonic", lambda: now[0])
+    reading = WaitingTime([])
+    speed = Throughput(reading, 4, lambda step: 10.0 * (1 + step), peak=100.0)
+    for step in range(2):
+        now[0], reading.seconds = now[0] + 2.0, reading.seconds + 0.5
+        speed.step(step)
+        with speed.aside():
+            now[0] += 50.0
+    expected = {"clips_per_second": 2.0, "waiting_share": 0.25, "flops_utilisation": 4 * (10 + 20) / 4.0 / 100}
+    assert in_words(expected) == "2 clips/s, 30.0% of the peak, 25.0% of the time waiting for clips"
+    assert speed.lately() == expected and speed.overall() == expected and speed.lately() == {}
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin", "progress.json"])
@@ -192,6 +279,24 @@ def test_batches_depend_on_the_step_alone():
     assert whole[5:] == list(StepBatches(100, 4, seed=0, stage="joint", start=5, stop=9))
     assert whole != list(StepBatches(100, 4, seed=1, stage="joint", start=0, stop=9))
     assert whole != list(StepBatches(100, 4, seed=0, stage="warmup", start=0, stop=9))
+
+
+def test_processes_share_the_batches_of_one():
+    whole = list(StepBatches(100, 4, seed=0, stage="joint", start=0, stop=9, half_of=[7, 8]))
+    for parts in (2, 4):
+        shares = [
+            StepBatches(100, 4, seed=0, stage="joint", start=0, stop=9, half_of=[7, 8], part=part, parts=parts)
+            for part in range(parts)
+        ]
+        assert [sum(pieces, []) for pieces in zip(*shares, strict=True)] == whole
+    with pytest.raises(ValueError, match="4 clips has no part 0 of 3 equal ones"):
+        StepBatches(100, 4, seed=0, stage="joint", start=0, stop=9, parts=3)
+
+
+def test_a_loader_that_stood_elsewhere_is_refused():
+    batches = StepBatches(100, 4, seed=0, stage="joint", start=3, stop=9)
+    with pytest.raises(ValueError, match="stood at step 4, the run goes on from 3"):
+        iter(batches).load_state_dict({"step": 4})
 
 
 def test_a_clip_is_shifted_as_one():
