@@ -136,8 +136,9 @@ def train(config: TrainConfig) -> None:
         spent = read_costs(config.out)[stage].steps
         steps_before += spent
         stream_before += spent if latent else 0
+    main_process = accelerator.is_main_process  # once the group of processes is gone, each takes itself for the main one
     accelerator.end_training()
-    if accelerator.is_main_process:
+    if main_process:
         if has_latent_actions(system):
             report = evaluation.finished(system, config.out)
             path = write_evaluation(config.out, report, read_costs(config.out), config.loop.seed)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from colaworld.adapters.system import load_system
+from colaworld.experiments import train_world_model
 from colaworld.experiments.presets import PRESETS, build
 from colaworld.experiments.loop_config import LoopConfig
 from colaworld.experiments.training import make_accelerator, only_trained
@@ -23,9 +24,12 @@ TWO = (*TORCHRUN, "2")
 
 
 def train(launcher: tuple[str, ...], folder: Path, stage: str, *flags: object) -> subprocess.CompletedProcess:
+    return run([*launcher, str(TRAINER), "--folder", str(folder), "--stage", stage, *map(str, flags)])
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess:
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment.pop("ACCELERATE_USE_FSDP", None)
-    command = [*launcher, str(TRAINER), "--folder", str(folder), "--stage", stage, *map(str, flags)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
@@ -105,3 +109,19 @@ def test_shards_of_two_processes_are_put_together_in_one(alone, tmp_path):
 def test_shards_need_processes_that_share_them(tmp_path):
     with pytest.raises(ValueError, match="--loop.parallel fsdp .* accelerate launch or torchrun"):
         make_accelerator(tmp_path, LoopConfig(parallel="fsdp"), [])
+
+
+def test_a_whole_run_in_two_processes_goes_through_its_stages_and_is_evaluated_once(tmp_path, fake_recording):
+    fake_recording(tmp_path / "data.hdf5", range(20), frames=16, size=32, walker=True)
+    short = [f"--{stage}.{flag}" for stage in ("warmup", "joint", "adapter") for flag in ("steps=2", "batch-size=2")]
+    flags = [
+        *("--preset", "nano", "--from-scratch", "--data", tmp_path / "data.hdf5", "--out", tmp_path / "run", *short),
+        *("--codec.steps=2", "--codec.batch-size=2", "--pretrain.steps=2", "--pretrain.batch-size=2"),
+        *("--adapter-fit.steps=2", "--held-out.clips=2", "--held-out.strips=1", "--evaluation.train-clips=4"),
+        *("--evaluation.planning.clips=2", "--evaluation.planning.samples=4", "--evaluation.planning.iterations=1"),
+    ]
+    script = Path(train_world_model.__file__)
+    done = run([*TWO, str(script), *map(str, flags)])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert load_system(tmp_path / "run" / "system").info.stage == "adapter"
+    assert done.stdout.count("evaluation: ") == 1, "not once in each process"
