@@ -211,6 +211,15 @@ def test_a_damaged_checkpoint_is_named(tmp_path, name):
     assert damaged.exists()
 
 
+def test_a_checkpoint_of_shards_is_no_checkpoint_of_whole_weights(tmp_path):
+    killed(tmp_path, Squares(), LOOP, 2)
+    progress = tmp_path / "checkpoint" / "progress.json"
+    progress.write_text(json.dumps(json.loads(progress.read_text()) | {"parallel": "fsdp"}))
+    with pytest.raises(ValueError, match="checkpoint: was written with --loop.parallel fsdp, got ddp"):
+        run(tmp_path, "codec", Squares())
+    assert progress.is_file()
+
+
 @pytest.mark.parametrize("stage", COLA.stages)
 def test_a_stage_moves_its_own_parts_and_no_other(tmp_path, stage):
     before = {name: {k: v.clone() for k, v in part.state_dict().items()} for name, part in system_of().parts().items()}
