@@ -13,12 +13,13 @@ import time
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 from diffusers.optimization import get_scheduler
 from tqdm import tqdm
 
@@ -40,6 +41,10 @@ from colaworld.experiments.stages import StageModel
 from colaworld.experiments.throughput import in_words, throughput_of
 from colaworld.experiments.watch import watch
 from colaworld.models.backbones import Backbone
+
+
+PATIENCE = timedelta(hours=2)
+"""How long processes wait for the main one, which evaluates alone."""
 
 
 @dataclass
@@ -74,6 +79,7 @@ def make_accelerator(folder: Path, config: LoopConfig, trackers: list[str]) -> A
         # Split batches: one step of the schedule a batch. Loaders are ours and know their part already.
         dataloader_config=DataLoaderConfiguration(split_batches=True),
         fsdp_plugin=plugin,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
         log_with=trackers,
         project_dir=str(folder),
     )

@@ -82,6 +82,16 @@ def make_quantiser(kind: QuantiserKind, *, tokens: int, entries: int, width: int
             )
 
 
+def indices_of(quantiser: nn.Module, latents: Tensor) -> Tensor:
+    """What the quantiser answers. In training the library asks a gradient of the buffer that its own loss, which is not
+    used here, starts from; such a buffer could be neither moved nor copied any more.
+    """
+    indices = quantiser(latents)[1]
+    for buffer in quantiser.buffers():
+        buffer.requires_grad_(False)
+    return indices
+
+
 class SideBySide:
     """Each token is a stretch of the latent action, snapped on its own to the one codebook that they share."""
 
@@ -90,7 +100,7 @@ class SideBySide:
 
     def pick(self, quantiser: nn.Module, latents: Tensor) -> Tensor:
         """The indices that the quantiser gives ``latents``."""
-        indices = quantiser(rearrange(latents, "b n (k w) -> b (n k) w", k=self.tokens))[1]
+        indices = indices_of(quantiser, rearrange(latents, "b n (k w) -> b (n k) w", k=self.tokens))
         return rearrange(indices, "b (n k) -> b n k", k=self.tokens).long()
 
     def codebooks(self, quantiser: nn.Module) -> Tensor:
@@ -116,7 +126,7 @@ class Residual:
 
     def pick(self, quantiser: ResidualVQ, latents: Tensor) -> Tensor:
         """The indices that the quantiser gives ``latents``."""
-        return quantiser(latents)[1]
+        return indices_of(quantiser, latents)
 
     def codebooks(self, quantiser: ResidualVQ) -> Tensor:
         """Every token's entries."""

@@ -1,5 +1,7 @@
 """Laws that every bottleneck keeps, whatever its kind: codes, gradients, losses, files, and that it learns."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
@@ -281,3 +283,11 @@ def test_sizes_that_cannot_be_are_named():
     for kind in KINDS:
         with pytest.raises(ValueError, match="entries >= 2, got 2, 32, 1"):
             Bottleneck(kind=kind, entries=1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_that_has_trained_can_be_moved_and_copied(kind):
+    trained = made(kind).train()
+    trained(noise(trained))
+    assert not any(buffer.requires_grad for buffer in trained.buffers())
+    deepcopy(nn.Module.to(trained, torch.bfloat16))
