@@ -144,5 +144,7 @@ class StageModel(nn.Module):
         return min(1.0, (self.steps_before + step) / max(1, self.config.commitment_ramp))
 
     def imagines(self, step: int) -> bool:
-        """Whether step ``step`` lies in the stretch on imagined frames."""
-        return step >= self.config.steps - round(self.config.steps * self.config.imagined)
+        """Whether step ``step`` lies in the stretch on imagined frames; a stage without one has none when it is
+        prolonged either."""
+        stretch = round(self.config.steps * self.config.imagined)
+        return stretch > 0 and step >= self.config.steps - stretch

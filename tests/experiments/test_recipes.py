@@ -237,3 +237,10 @@ def test_flags_that_do_not_go_together_are_refused():
         TrainConfig(action_labels=0.1, label_fraction=0.01, joint=StageConfig(steps=5, action_weight=1.0))
     with pytest.raises(ValueError, match=r"--label-fraction in \(0, 1\], got 0.0 and 0.0"):
         TrainConfig(label_fraction=0.0)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, []), (0.01, []), (0.3, [7, 8, 9, 10, 11])])
+def test_a_prolonged_stage_imagines_only_if_it_would_have_anyway(share, expected):
+    config = StageConfig(steps=10, batch_size=2, imagined=share)
+    model = StageModel(system_of(), RECIPES["cola"].turn("warmup"), config)
+    assert [step for step in range(12) if model.imagines(step)] == expected
