@@ -13,6 +13,7 @@ from huggingface_hub import ModelCardData
 
 from colaworld.adapters.system import ColaSystem
 from colaworld.envs.demos import starter_path
+from colaworld.envs.encoded import INDEX as ENCODED
 from colaworld.experiments.budget import StageCost
 from colaworld.experiments.evaluation import summary
 from colaworld.experiments.held_out import table as held_out_table
@@ -83,6 +84,10 @@ def data_sources(flags: Mapping[str, Any] | None) -> tuple[DataSource, ...] | No
 def _source(path: Path, name: str) -> DataSource:
     if not path.exists():
         return DataSource(name=name, sha256=None)
+    if (path / ENCODED).is_file():
+        sources = json.loads((path / ENCODED).read_text())["sources"]
+        of = dict.fromkeys(PurePath(each["path"]).name for each in sources)
+        return DataSource(name=f"{name}, encoded latents of {', '.join(of)}", sha256=file_hash(path))
     files = [path] if path.is_file() else sorted(path.rglob("*.hdf5"))
     accounts = [account for file in files if file.suffix == ".hdf5" for account in _accounts(file)]
     return DataSource(name=name, sha256=file_hash(path), simulators=tuple(distinct(accounts)))

@@ -51,6 +51,8 @@ def published_system(
         action_dim: width of the data's actions.
         render_profile: the data's.
     """
+    for flag, folder in (("--video", video), ("--codec", codec)):
+        check_weights(flag, folder)
     chosen, size = PRESETS[preset], pixels or PRESETS[preset].pixels
     with torch.device("meta"):
         fresh = build(
@@ -69,6 +71,18 @@ def published_system(
     save_system(system, out)
     print(f"left out: {len(dropped)} weights of the text layers, the first {dropped[0] if dropped else 'none'}")
     print(f"system: {out}   next: train_world_model.py --preset {preset} --init {out}")
+
+
+def check_weights(flag: str, folder: Path | None) -> None:
+    """ValueError naming the flag when a folder that it gives does not hold weights: libraries would take it for a name
+    on the hub."""
+    if folder is None:
+        return
+    if not folder.is_dir():
+        raise ValueError(f"{flag}: there is no folder {folder}")
+    for pattern in ("config.json", "*.safetensors"):
+        if not any(folder.glob(pattern)):
+            raise ValueError(f"{flag} {folder}: {pattern} is missing; has the download finished?")
 
 
 def _opensora(preset: Preset, fresh: ColaSystem, video: Path | None, codec: Path | None) -> Read:

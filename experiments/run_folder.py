@@ -5,6 +5,7 @@ ones, every process its own shards (torch.distributed.checkpoint), which any num
 each process writes the state of its loader.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -78,6 +79,9 @@ class Progress:
 def read_progress(folder: Path) -> Progress:
     """The last checkpoint's; of no stage when there is none."""
     path = folder / "checkpoint" / "progress.json"
+    if not path.parent.exists():
+        with contextlib.suppress(FileNotFoundError):  # killed just when the new one should have taken its place
+            os.replace(folder / "checkpoint.old", path.parent)
     if not path.is_file():
         return Progress()
     try:

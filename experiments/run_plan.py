@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from colaworld.adapters.action_adapter import context_windows
-from colaworld.adapters.system import ColaSystem
+from colaworld.adapters.system import ColaSystem, weights_path
 from colaworld.experiments.batches import Batch
 from colaworld.experiments.budget import step_flops
 from colaworld.experiments.devices import Device
@@ -234,9 +234,16 @@ class _Attended(torch.autograd.Function):
 
 
 def plan_text(plan: RunPlan, device: Device, count: int) -> str:
-    """The plan on ``count`` devices, as people read it. ValueError for a count below 1."""
+    """The plan on ``count`` devices, as people read it. ValueError for a count below 1, or by which a batch cannot be
+    divided."""
     if count < 1:
         raise ValueError(f"--device-count must be 1 or more, got {count}")
+    for stage in plan.stages:
+        if stage.batch_size % (count * plan.config.loop.accumulate):
+            raise ValueError(
+                f"--{stage.stage}.batch-size {stage.batch_size} cannot be divided by --device-count {count} times "
+                f"--loop.accumulate {plan.config.loop.accumulate}"
+            )
     config, precision = plan.config, plan.config.loop.mixed_precision
     weights = sum(plan.parameters.values())
     pixels = PRESETS[config.preset].pixels
@@ -284,6 +291,10 @@ def _notes(config: TrainConfig, count: int) -> list[str]:
     ]
     if config.loop.gradient_checkpointing:
         notes.append("with --loop.gradient-checkpointing: what is computed again is counted")
+    if not config.from_scratch and config.init is None and not weights_path(config.preset, "pretrained").is_dir():
+        notes.append("codec and action-free video model come from --init, and are not in the plan (--from-scratch)")
+    if count == 1 and config.loop.parallel == "fsdp":
+        notes.append("one device has nobody to share with: --loop.parallel fsdp changes nothing")
     if count > 1 and config.loop.parallel == "fsdp":
         notes.append("weights, gradients, moments and averages are shared; while clips are watched, weights are whole")
     elif count > 1:

@@ -191,6 +191,11 @@ def starting_system(config: TrainConfig, clips: ClipDataset) -> ColaSystem:
         return fresh
     else:
         source = config.init or weights_path(config.preset, "pretrained")
+        if config.init is None and not source.is_dir():
+            raise ValueError(
+                f"preset {config.preset!r} ships no weights to start from: give --from-scratch, or --init a system of "
+                "stage 'pretrain'"
+            )
     trained = load_system(source)
     for name in ("preset", "height", "width", "frame_skip", "action_dim", "render_profile"):
         wanted, found = getattr(fresh.info, name), getattr(trained.info, name)

@@ -18,6 +18,7 @@ from colaworld.experiments.batches import StepBatches, collate, fixed_batch, fra
 from colaworld.experiments.encode_latents import EncodeConfig, encode, encode_latents
 from colaworld.experiments.evaluation import EvaluationConfig
 from colaworld.experiments.held_out import HeldOutConfig
+from colaworld.experiments.model_card import data_sources
 from colaworld.experiments.planning_check import PlanningCheckConfig
 from colaworld.experiments.presets import PRESETS, build
 from colaworld.experiments.recipes import RECIPES
@@ -306,3 +307,11 @@ def test_latents_do_not_pass_for_pictures(config: EncodeConfig, recording: Path,
     assert len(ClipDataset([config.out, recording], length=6, split="validation")) == 2 * 20
     with pytest.raises(ValueError, match="source option 'height' says nothing of"):
         ClipDataset([config.out], length=6, encoded=True, options=SourceOptions(height=32, width=32))
+
+
+def test_the_card_of_a_run_on_encoded_data_names_what_was_encoded(tmp_path):
+    (tmp_path / "enc").mkdir()
+    sources = [{"path": "/secret/first.hdf5"}, {"path": "/secret/first.hdf5"}, {"path": "/secret/second"}]
+    (tmp_path / "enc" / "encoded.json").write_text(json.dumps({"sources": sources}))
+    (source,) = data_sources({"data": [str(tmp_path / "enc")]})
+    assert source.name == "enc, encoded latents of first.hdf5, second" and source.sha256

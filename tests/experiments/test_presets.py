@@ -6,8 +6,14 @@ from typing import get_args
 import pytest
 import torch
 
+from colaworld.adapters.system import staged
+from colaworld.adapters.world import ColaWorld
+from colaworld.experiments.goal_settings import LiberoPrior
 from colaworld.experiments.presets import PRESETS, PresetName, build
 from colaworld.experiments.train_config import TrainConfig, binding_flags, named_preset, preset_defaults
+from colaworld.planning.cem import CEM
+from colaworld.planning.mpc import MPC, MPCConfig
+from colaworld.planning.objectives import PixelGoal
 
 SIZES = {"frame_skip": 5, "action_dim": 7, "render_profile": "lite"}
 
@@ -76,6 +82,21 @@ def test_times_are_moved_as_opensora_does_by_the_clips_size_and_nowhere_else():
 def test_base_is_larger_than_small_and_made_for_larger_frames():
     assert 100.0 < in_all(meta("base")) < 400.0
     assert meta("base").codec.latent_shape == (8, 16, 16)
+
+
+def test_small_plans_on_a_cpu():
+    torch.manual_seed(0)
+    frame = torch.randint(256, (3, 64, 64), dtype=torch.uint8)
+    planner = MPC(
+        ColaWorld(staged(build(PRESETS["small"], height=64, width=64, **SIZES), "adapter")),
+        CEM(samples=8, iterations=1, elite_fraction=0.25),
+        PixelGoal(),
+        prior=LiberoPrior().prior(),
+        config=MPCConfig(horizon=4),
+    )
+    planner.reset(frame, seed=0)
+    planner.act(frame)
+    assert planner.act(frame).shape == (7,) and planner.last_plan.imagined.shape[0] == 4
 
 
 @pytest.mark.parametrize(

@@ -108,11 +108,13 @@ def test_shards_need_processes_that_share_them(tmp_path):
         make_accelerator(tmp_path, LoopConfig(parallel="fsdp"), [])
 
 
-def test_a_whole_run_in_two_processes_goes_through_its_stages_and_is_evaluated_once(tmp_path, fake_recording):
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_a_whole_run_in_two_processes_goes_through_its_stages_and_is_evaluated_once(tmp_path, fake_recording, parallel):
     fake_recording(tmp_path / "data.hdf5", range(20), frames=16, size=32, walker=True)
     short = [f"--{stage}.{flag}" for stage in ("warmup", "joint", "adapter") for flag in ("steps=2", "batch-size=2")]
     flags = [
-        *("--preset", "nano", "--from-scratch", "--data", tmp_path / "data.hdf5", "--out", tmp_path / "run", *short),
+        *("--loop.parallel", parallel, "--preset", "nano", "--from-scratch", *short),
+        *("--data", tmp_path / "data.hdf5", "--out", tmp_path / "run"),
         *("--codec.steps=2", "--codec.batch-size=2", "--pretrain.steps=2", "--pretrain.batch-size=2"),
         *("--adapter-fit.steps=2", "--held-out.clips=2", "--held-out.strips=1", "--evaluation.train-clips=4"),
         *("--evaluation.planning.clips=2", "--evaluation.planning.samples=4", "--evaluation.planning.iterations=1"),

@@ -80,5 +80,16 @@ def test_weights_of_another_size_are_refused(tmp_path):
         published_system(preset="nano_opensora", out=tmp_path / "init", **folders)
     AutoencoderKLWan(**(NARROW_WAN_VAE | {"latents_std": [2.0] * 4})).save_pretrained(tmp_path / "other")
     with pytest.raises(ValueError, match="other: latents_std is .*2.0.* preset 'nano_wan' says .*1.0"):
-        published_system(preset="nano_wan", out=tmp_path / "init", video=tmp_path, codec=tmp_path / "other")
+        other = tmp_path / "other"
+        published_system(preset="nano_wan", out=tmp_path / "init", video=other, codec=other)
     assert not (tmp_path / "init").exists()
+
+
+@pytest.mark.parametrize("preset", ["nano_opensora", "nano_wan", "nano_wan4"])
+def test_a_folder_without_weights_is_named_and_not_looked_for_on_the_hub(preset, tmp_path):
+    (tmp_path / "half").mkdir()
+    with pytest.raises(ValueError, match="--video: there is no folder .*nowhere"):
+        published_system(preset=preset, out=tmp_path / "init", video=tmp_path / "nowhere", codec=tmp_path / "half")
+    (tmp_path / "half" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"--video .*half: \*.safetensors is missing; has the download finished"):
+        published_system(preset=preset, out=tmp_path / "init", video=tmp_path / "half", codec=tmp_path / "half")

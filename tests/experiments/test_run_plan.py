@@ -105,12 +105,23 @@ def test_the_plan_as_people_read_it():
     assert hours == pytest.approx(expected, rel=0.01)
     with pytest.raises(ValueError, match="--device-count must be 1 or more, got 0"):
         plan_text(plan, SLOW, 0)
+    with pytest.raises(ValueError, match="--codec.batch-size 2 cannot be divided by --device-count 4 times"):
+        plan_text(plan, SLOW, 4)
+
+
+def test_what_a_plan_leaves_out_is_said():
+    missing = "codec and action-free video model come from --init"
+    assert missing in plan_text(run_plan(config_of("base", from_scratch=False)), SLOW, 1)
+    assert missing not in plan_text(run_plan(config_of("base")), SLOW, 1)
+    assert missing not in plan_text(run_plan(config_of("tiny", from_scratch=False)), SLOW, 1), "its weights ship"
+    alone = config_of("nano", loop=LoopConfig(parallel="fsdp"))
+    assert "one device has nobody to share with" in plan_text(run_plan(alone), SLOW, 1)
 
 
 def test_devices_that_share_weights_hold_their_part_and_what_is_gathered():
     config = config_of("nano_wan", stages=("joint",))
-    config = replace(config, loop=replace(config.loop, parallel="fsdp"))
-    plan = run_plan(config)
+    joint, loop = replace(config.joint, batch_size=8), replace(config.loop, parallel="fsdp")
+    plan = run_plan(replace(config, joint=joint, loop=loop))
     blocks, weights = 2, sum(plan.parameters.values())
     torch.manual_seed(0)
     sizes = {"frame_skip": 5, "action_dim": 7, "render_profile": "lite", "clip": 10}

@@ -16,6 +16,7 @@ from colaworld.experiments.held_out import HeldOutConfig, compare, report_held_o
 from colaworld.experiments.loader import WaitingTime
 from colaworld.experiments.presets import PRESETS, build
 from colaworld.experiments.recipes import RECIPES
+from colaworld.experiments.run_folder import read_progress
 from colaworld.experiments.stage_config import StageConfig
 from colaworld.experiments.stages import StageModel
 from colaworld.experiments.throughput import NAMES, Throughput, in_words
@@ -209,6 +210,19 @@ def test_a_damaged_checkpoint_is_named(tmp_path, name):
     with pytest.raises(ValueError, match=r"checkpoint.*cannot be read.*remove"):
         run(tmp_path, "joint", Squares())
     assert damaged.exists()
+
+
+def test_a_run_that_was_killed_between_two_checkpoints_goes_on_from_the_older(tmp_path):
+    killed(tmp_path, Squares(), LOOP, 2)
+    before = read_progress(tmp_path)
+    (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.old")
+    assert before.step > 0 and read_progress(tmp_path) == before
+    assert (tmp_path / "checkpoint").is_dir() and not (tmp_path / "checkpoint.old").exists()
+
+
+def test_a_run_of_a_preset_without_weights_says_what_to_give(tmp_path):
+    with pytest.raises(ValueError, match="preset 'nano' ships no weights to start from: give --from-scratch"):
+        starting_system(TrainConfig(out=tmp_path / "new", preset="nano"), Squares())
 
 
 def test_a_checkpoint_of_shards_is_no_checkpoint_of_whole_weights(tmp_path):
