@@ -83,11 +83,6 @@ class StudyConfig:
                 "--episodes and --workers must be 1 or more and --mppi-episodes 0 or more, got "
                 f"{self.episodes}, {self.workers} and {self.mppi_episodes}"
             )
-        for path in self.data:
-            if not path.exists():
-                raise ValueError(
-                    f"--data: there is no {path}; experiments/collect.py --plan play-v1 --out {path} records it"
-                )
 
     def trainings(self) -> list[Step]:
         """Codec and action-free video model, the recipes from these, and the goal models of their latents."""
@@ -188,6 +183,11 @@ def asked_for(summary: Path) -> int | None:
 
 def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
     """Train, play, and write the tables."""
+    for path in config.data:
+        if not path.exists():
+            raise ValueError(
+                f"--data: there is no {path}; experiments/collect.py --plan play-v1 --out {path} records it"
+            )
     trainings, plays = config.trainings(), config.plays()
     steps = [*(trainings if "train" in config.only else ()), *(plays if "play" in config.only else ())]
     chosen = {step.name for step in steps}

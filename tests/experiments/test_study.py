@@ -88,7 +88,7 @@ def test_what_the_scripts_are_told(config):
 
 def test_what_cannot_be_is_said(config, tmp_path):
     with pytest.raises(ValueError, match="--data: there is no .*nowhere; experiments/collect.py"):
-        replace(config, data=(tmp_path / "nowhere",))
+        study(replace(config, data=(tmp_path / "nowhere",)))
     with pytest.raises(ValueError, match="--recipes needs at least one value and none twice"):
         replace(config, recipes=("cola", "cola"))
     with pytest.raises(ValueError, match="--mppi-episodes 0 or more, got 12, 2 and -1"):
