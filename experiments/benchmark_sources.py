@@ -16,6 +16,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -79,7 +81,7 @@ class Reading:
 def benchmark_sources(config: Annotated[LoaderBenchmark, tyro.conf.arg(name="")] = LoaderBenchmark()) -> None:
     """Make data up, read them in turns, print the table."""
     with tempfile.TemporaryDirectory() as folder:
-        in_a_process(make_up, Path(folder), config)  # so that this process, which others begin as, stays small
+        in_a_process(make_up, Path(folder), config)
         turns = [
             {name: in_a_process(read, config, *where) for name, where in formats(Path(folder)).items()}
             for _ in range(config.turns)
@@ -210,18 +212,16 @@ def write_encoded(folder: Path, recording: Path, config: LoaderBenchmark) -> Non
 
 
 def in_a_process(function: Callable[..., Any], *given: object) -> Any:
-    """What ``function`` returns in a process that begins as this one is. RuntimeError when it fails there."""
-    context = multiprocessing.get_context("fork")
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=lambda: there.send(function(*given)))
-    process.start()
-    there.close()
-    try:
-        return here.recv()
-    except EOFError as error:
-        raise RuntimeError(f"{function.__name__} failed in a process of its own") from error
-    finally:
-        process.join()
+    """What ``function`` returns in a process of its own, which begins with what this file imports and has used none of
+    it. RuntimeError when it ends there without an answer.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["colaworld.experiments.benchmark_sources"])
+    with ProcessPoolExecutor(1, mp_context=context) as process:
+        try:
+            return process.submit(function, *given).result()
+        except BrokenProcessPool as error:
+            raise RuntimeError(f"{function.__name__} failed in a process of its own") from error
 
 
 def read(config: LoaderBenchmark, path: Path, options: SourceOptions) -> Reading:

@@ -97,7 +97,8 @@ def test_a_run_on_encoded_data_is_the_run_on_pictures(config: EncodeConfig, tmp_
         train(TrainConfig(out=tmp_path / name, data=data, **flags))
         lines.append([json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()])
     for mine, theirs in zip(*lines, strict=True):
-        numbers = {key: value for key, value in mine.items() if isinstance(value, float)}
+        speeds = ("clips_per_second", "flops_utilisation", "waiting_share")
+        numbers = {key: value for key, value in mine.items() if isinstance(value, float) and key not in speeds}
         assert numbers == pytest.approx({key: theirs[key] for key in numbers}, rel=1e-3, abs=1e-4)
     reports = [json.loads((tmp_path / name / "evaluation.json").read_text()) for name in ("pictures", "latents")]
     quality = [report["idm"]["video"]["10"]["psnr"] for report in reports]

@@ -176,7 +176,7 @@ def test_an_ended_parent_takes_its_workers_along_at_once(sent: signal.Signals, t
         assert parent.poll() is None
         time.sleep(0.02)
     (os.killpg if group else os.kill)(parent.pid, sent)
-    errors = parent.communicate(timeout=60)[1]
+    errors = parent.communicate(timeout=240)[1]
     workers = [int(path.name.rpartition("_")[2]) for path in tmp_path.glob("worker_*")]
     assert len(workers) == 2 and all(gone(pid) for pid in workers)
     assert "Traceback" not in errors
