@@ -108,6 +108,19 @@ def _cost(metric: str, horizon: int) -> Measure:
     return drop(metric, horizon, "snapped_adapter")
 
 
+def _costs_less(text: str, first: str, second: str) -> Claim:
+    return Claim(
+        text=text,
+        first=first,
+        second=second,
+        measure=_cost("psnr", 10),
+        needs=USE_AFTER,
+        least=0.01,
+        empty="a model that makes no use of its codes has nothing to lose",
+        beside=(_cost("psnr", 1), _cost("ssim", 10), _cost("frechet", 10), health("adapter", "entropy")),
+    )
+
+
 CLAIMS: tuple[Claim | CollapseClaim, ...] = (
     CollapseClaim(
         text="Without a warm-up the codebook collapses, with one it does not.", first="no_warmup", second="cola"
@@ -135,25 +148,15 @@ CLAIMS: tuple[Claim | CollapseClaim, ...] = (
         needs=PROBE_GAIN,
         empty="codes that tell a linear layer no more than a constant does are equally unreadable",
     ),
-    Claim(
-        text="Going from the IDM's codes to the adapter's costs CoLA less than two-stage.",
-        first="cola",
-        second="two_stage",
-        measure=_cost("psnr", 10),
-        needs=USE_AFTER,
-        least=0.01,
-        empty="a model that makes no use of its codes has nothing to lose",
-        beside=(_cost("psnr", 1), _cost("ssim", 10), _cost("frechet", 10), health("adapter", "entropy")),
+    _costs_less(
+        "Going from the IDM's codes to the adapter's costs CoLA less than two-stage.",
+        "cola",
+        "two_stage",
     ),
-    Claim(
-        text="The same, with the paper's adapter: two layers over the action, which regress and are snapped to codes.",
-        first="regressing_adapter",
-        second="two_stage_regressing_adapter",
-        measure=_cost("psnr", 10),
-        needs=USE_AFTER,
-        least=0.01,
-        empty="a model that makes no use of its codes has nothing to lose",
-        beside=(_cost("psnr", 1), _cost("ssim", 10), _cost("frechet", 10), health("adapter", "entropy")),
+    _costs_less(
+        "The same, with the paper's adapter: two layers over the action, which regress and are snapped to codes.",
+        "regressing_adapter",
+        "two_stage_regressing_adapter",
     ),
     CollapseClaim(
         text="Driven by the paper's adapter, two-stage loses its codes and CoLA does not.",
