@@ -235,6 +235,7 @@ def adapter_choices(
     fine_tune: int = 0,
     batch_size: int = 6,
     clips: int = 32,
+    video: VideoMetricsConfig = VideoMetricsConfig(),
     seed: int = 0,
     out: Path = Path("runs/adapter_choices.json"),
 ) -> None:
@@ -250,6 +251,7 @@ def adapter_choices(
         fine_tune: steps of the adapter stage after each fit; 0: none.
         batch_size: clips in a batch of these steps.
         clips: held-out windows.
+        video: feature networks that are files, for FVD and LPIPS.
         seed: of fresh weights, batches and windows.
         out: the JSON file.
     """
@@ -271,11 +273,11 @@ def adapter_choices(
             choice = {"name": f"{kind}, {frames} frames", "kind": kind, "context": frames}
             fitted = replace(system, adapter=fresh_adapter(system, kind, frames, snap=False, seed=seed))
             said = fit_adapter(fitted, train.episodes, held_out.episodes, fit, seed=seed)
-            report = measure(fitted, windows, VideoMetricsConfig())
+            report = measure(fitted, windows, video)
             made.append({**choice, "fine_tune": 0, "fit": said, "report": report})
             if fine_tune:
                 tuned = fine_tuned(fitted, stage_of(fine_tune, batch_size), train, held_out, seed=seed)
-                report = measure(tuned, windows, VideoMetricsConfig())
+                report = measure(tuned, windows, video)
                 made.append({**choice, "fine_tune": fine_tune, "fit": said, "report": report})
     settings = {"fit": asdict(fit), "fine_tune": fine_tune, "batch_size": batch_size, "seed": seed}
     content = {"format": FORMAT, "recipe": system.info.recipe, "weights": system_hash(folder), "settings": settings}

@@ -69,6 +69,11 @@ MEASURES: tuple[Measure, ...] = (
         for horizon in (1, LAST)
         for name, title in {**STANDARDS, **DRIVEN}.items()
     ),
+    *(
+        number(f"{said} at horizon {LAST}, {title}", name, "video", str(LAST), *keys)
+        for said, keys in (("SSIM", ["ssim"]), ("LPIPS", ["lpips"]), ("Fréchet distance", ["frechet", "value"]))
+        for name, title in {**STANDARDS, **DRIVEN}.items()
+    ),
     Measure(title=f"PSNR (dB) at horizon {LAST}, lost from IDM's codes to the adapter", read=_lost, digits=2),
     *(
         number(f"next-frame error, {title}", name, "next_frame_error", digits=4)
@@ -99,6 +104,7 @@ def look(
     *,
     config: EvaluationConfig,
     windows: HeldOutConfig,
+    networks: VideoMetricsConfig,
     fit: AdapterFitConfig,
     adapter_steps: int,
     batch_size: int,
@@ -108,7 +114,7 @@ def look(
     """The three reports on the second data (None where a part does not apply, and ``notes`` says why); tables and
     strips of imagined video go into ``folder``. The system itself is left as it was.
     """
-    networks, notes = VideoMetricsConfig(), []
+    notes: list[str] = []
     evaluation = Evaluation(train, held_out, config, windows, networks)
     clips = evaluation.clips
     zero_shot = {**standards(system, clips, networks), **evaluation.finished(system, folder / "zero_shot")}
@@ -211,6 +217,7 @@ def second_data(
     adapter_steps: int = 75,
     batch_size: int = 4,
     clips: int = 32,
+    video: VideoMetricsConfig = VideoMetricsConfig(),
     seed: int = 0,
     out: Path = Path("results/second/systems.jsonl"),
     strips: Path = Path("runs/second"),
@@ -227,6 +234,7 @@ def second_data(
         adapter_steps: steps of the adapter stage after it; 0: none.
         batch_size: clips in a batch of these steps.
         clips: held-out windows.
+        video: feature networks that are files, for FVD and LPIPS.
         seed: of fresh weights, batches and windows, the same for all systems.
         out: the file of JSON lines.
         strips: folder for strips of imagined video.
@@ -242,6 +250,7 @@ def second_data(
         "evaluation": asdict(evaluation),
         "fit": asdict(fit),
         **{"adapter_steps": adapter_steps, "batch_size": batch_size, "clips": clips, "seed": seed},
+        "video": {key: file_hash(each) if isinstance(each, Path) else each for key, each in vars(video).items()},
     }
     check_settings(out, read_lines(out), settings)
     chosen = {run: system_hash(_trained(run)) for run in runs}
@@ -264,13 +273,14 @@ def second_data(
         at_home, _ = windows_of(at_home.episodes, windows)
         record = {"format": FORMAT, "name": name, "recipe": system.info.recipe, "seed": trained_with}
         record |= {"weights": weights, "settings": settings, "trajectories": windows_of(held_out.episodes, windows)[1]}
-        record["home"] = home_means(run, standards(system, at_home, VideoMetricsConfig()))
+        record["home"] = home_means(run, standards(system, at_home, video))
         record |= look(
             system,
             train,
             held_out,
             config=evaluation,
             windows=windows,
+            networks=video,
             fit=fit,
             adapter_steps=adapter_steps,
             batch_size=batch_size,

@@ -105,6 +105,7 @@ def test_a_system_is_measured_before_and_after_and_stays_as_it_was(small: dict[s
         assert torch.equal(value, weights[key])
     shown = capsys.readouterr().out
     assert "cola, seed 3 (cola-s3)" in shown and "PSNR (dB) at horizon 10, true frames, through the codec" in shown
+    assert "SSIM at horizon 10, adapter" in shown and "LPIPS" not in shown  # no network given
 
 
 def test_a_model_of_real_actions_has_no_codes_and_says_so(small: dict[str, Any], tmp_path: Path):
