@@ -59,7 +59,7 @@ def plan_shards(
         "crops": dict(crops),
         "source": read,
         "sources": [
-            {"path": str(each.path), "bytes": _size(each.path), **{name: getattr(each, name) for name in OF_SOURCE}}
+            {"path": each.path.name, "bytes": _size(each.path), **{name: getattr(each, name) for name in OF_SOURCE}}
             | {"header": None if each.header is None else asdict(each.header)}
             for each in data.sources
         ],

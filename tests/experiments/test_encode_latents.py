@@ -195,6 +195,7 @@ def test_processes_that_take_turns_write_what_one_does(config: EncodeConfig, tmp
     assert not encode(parted, part=1, parts=2) and not (parted.out / "encoded.json").exists()
     assert encode(parted, part=0, parts=2)
     assert (config.out / "encoded.json").read_text() == (parted.out / "encoded.json").read_text()
+    assert str(config.data[0].parent) not in (config.out / "encoded.json").read_text()  # a name is enough: it may travel
 
 
 def test_damage_is_found(config: EncodeConfig, capsys) -> None:
