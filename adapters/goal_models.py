@@ -1,5 +1,5 @@
-"""What was learned about goals in one codec's latents, in a folder beside the system: a goal-progress distance, a
-success classifier, a goal-conditioned policy; and an inverse adapter, with which plans over codes are acted on.
+"""What was learned about goals in one codec's latents, in a folder beside the system: a distance in metres, one in
+steps, a success classifier, a goal-conditioned policy; and an inverse adapter, which acts on plans over codes.
 
 ``goal_models.json`` names the codec by a digest of its weights: latents of another codec would be compared without a
 murmur. An inverse adapter is bound to the latent action model as well. Each part is a ``config.json`` and safetensors
@@ -24,6 +24,7 @@ from torch import nn
 from colaworld.adapters.inverse_adapter import InverseAdapter
 from colaworld.adapters.system import ColaSystem, forget_places
 from colaworld.models.codec import FrameCodec
+from colaworld.models.goal_distance import GoalDistance
 from colaworld.models.goal_policy import GoalPolicy
 from colaworld.models.goal_progress import GoalProgress
 from colaworld.models.success_classifier import SuccessClassifier
@@ -31,7 +32,13 @@ from colaworld.models.success_classifier import SuccessClassifier
 FORMAT = 1
 FOLDER = "goal_models"
 DESCRIPTION = "goal_models.json"
-GOAL_PARTS = {"progress": GoalProgress, "success": SuccessClassifier, "policy": GoalPolicy, "inverse": InverseAdapter}
+GOAL_PARTS = {
+    "distance": GoalDistance,
+    "progress": GoalProgress,
+    "success": SuccessClassifier,
+    "policy": GoalPolicy,
+    "inverse": InverseAdapter,
+}
 LATENT_ACTIONS = "latent_actions"
 """What is said about an inverse adapter: the digest of the latent action model that it inverts."""
 
@@ -40,6 +47,7 @@ LATENT_ACTIONS = "latent_actions"
 class GoalModels:
     """The parts that are there, in evaluation mode, and ``about`` each: what it was trained with and measured at."""
 
+    distance: GoalDistance | None = None
     progress: GoalProgress | None = None
     success: SuccessClassifier | None = None
     policy: GoalPolicy | None = None

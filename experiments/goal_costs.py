@@ -51,14 +51,24 @@ def unlearned_costs(*, last: int | None, blur: float) -> dict[str, Cost]:
 
 
 def learned_costs(models: GoalModels, category: str, *, last: int | None) -> dict[str, Cost]:
-    """What there is among goal progress, success, and VP2's sum of pixels and success."""
+    """What there is among distance, goal progress, success, and VP2's sum of pixels and success."""
     costs = {}
+    if models.distance is not None:
+        costs["distance"] = Cost(objective=distance_goal(models, category, last=last))
     if models.progress is not None:
         costs["progress"] = Cost(objective=progress_goal(models, last=last))
     if models.success is not None:
         costs["success"] = Cost(objective=success_goal(models, category, last=last))
         costs["pixel and success"] = Cost(objective=vp2_goal(models, category, last=last))
     return costs
+
+
+def distance_goal(models: GoalModels, category: str, *, last: int | None = None) -> LearnedGoal:
+    """The expected distance to the goal frame in centimetres, summed over the frames that count: of the gripper for
+    ``reach``, of gripper and objects otherwise, for without the gripper nothing leads to an object.
+    """
+    part, kind = models.part("distance"), "reach" if category == "reach" else "both"
+    return LearnedGoal(cost=lambda now, goal: 100.0 * part.cost(now, goal, kind), last=last)
 
 
 def progress_goal(models: GoalModels, *, last: int | None = None) -> LearnedGoal:

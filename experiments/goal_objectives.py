@@ -42,12 +42,13 @@ def term(name: str, config: EvalConfig, models: GoalModels | None, category: str
         return PixelGoal(last=config.last, blur=config.blur)
     if name == "latent":
         return LatentGoal(last=config.last)
-    from colaworld.experiments.goal_costs import progress_goal, success_goal
+    from colaworld.experiments.goal_costs import distance_goal, progress_goal, success_goal
 
     known = _known(models)
-    return progress_goal(known, last=config.last) if name == "progress" else success_goal(
-        known, category, last=config.last
-    )
+    if name == "progress":
+        return progress_goal(known, last=config.last)
+    of_category = distance_goal if name == "distance" else success_goal
+    return of_category(known, category, last=config.last)
 
 
 def vp2(config: EvalConfig, models: GoalModels | None, category: str) -> WeightedSum:

@@ -89,7 +89,7 @@ def objective_settings(config: EvalConfig) -> dict[str, Any]:
         settings |= {"blur": config.blur}
     if config.objective == "sum":
         settings |= {"pixel_weight": config.pixel_weight, "latent_weight": config.latent_weight}
-        learned = {"progress_weight": config.progress_weight, "success_weight": config.success_weight}
+        learned = {f"{name}_weight": config.weights()[name] for name in ("distance", "progress", "success")}
         settings |= {name: weight for name, weight in learned.items() if weight}
     return settings
 

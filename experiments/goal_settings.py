@@ -23,7 +23,9 @@ from colaworld.planning.objectives import PixelGoal
 
 Row = Literal["planner", "inverse", "random", "expert"]
 USUAL_ROWS: tuple[Row, ...] = ("planner", "inverse", "random", "expert")
-ObjectiveName = Literal["latent", "pixel", "progress", "success", "vp2", "sum", "state"]
+ObjectiveName = Literal["latent", "pixel", "distance", "progress", "success", "vp2", "sum", "state"]
+TermName = Literal["pixel", "latent", "distance", "progress", "success"]
+"""What may be a term of a sum."""
 ProposalName = Literal["none", "policy", "nearest", "idm"]
 
 
@@ -132,10 +134,11 @@ class EvalConfig:
     proposal_data: tuple[Path, ...] = ()
     """Recordings whose segments --propose nearest takes; the starter data when not given."""
     objective: str = "pixel"
-    """Squared distance to the goal frame in the codec's latents or in pixels (VP2); of the goal models: progress, the
-    learned number of steps to it, or success, minus the logit of the category's success; vp2: 0.5 of pixel and 10 of
-    success, as VP2 (which has --blur 0); sum: all that have a weight; state, of --world simulator only: the
-    simulator's own distance to the goal; or your own, module:factory."""
+    """Squared distance to the goal frame in the codec's latents or in pixels (VP2); of the goal models: distance, the
+    expected distance (cm) of the gripper, and of objects where the category moves any, as read off the imagined frames;
+    progress, the learned number of steps to the goal; or success, minus the logit of the category's success; vp2: 0.5
+    of pixel and 10 of success, as VP2 (which has --blur 0); sum: all that have a weight; state, of --world simulator
+    only: the simulator's own distance to the goal; or your own, module:factory."""
     objective_kwargs: tuple[str, ...] = ()
     """Arguments of your own objective's factory: key=value ..., or one JSON object."""
     blur: float = 4.0
@@ -145,13 +148,15 @@ class EvalConfig:
     """Weight of the pixel term of --objective sum."""
     latent_weight: float = 1.0
     """Weight of the latent term of --objective sum."""
+    distance_weight: float = 0.0
+    """Weight of the distance term of --objective sum."""
     progress_weight: float = 0.0
     """Weight of the progress term of --objective sum."""
     success_weight: float = 0.0
     """Weight of the success term of --objective sum."""
     goal_models: Path | None = None
-    """Folder of train_goal_models.py: for --objective progress, success, vp2, --rows inverse, --propose and --planner
-    codes. When not given, goal_models in --run, or those that ship."""
+    """Folder of train_goal_models.py: for --objective distance, progress, success, vp2, --rows inverse, --propose and
+    --planner codes. When not given, goal_models in --run, or those that ship."""
     last: int | None = None
     """Only the last frames of a plan count; all when not given, as VP2."""
     replan_every: int = 1
@@ -258,7 +263,7 @@ class EvalConfig:
 
     def weights(self) -> dict[str, float]:
         """Of the terms of --objective sum, by their names."""
-        return {name: getattr(self, f"{name}_weight") for name in ("pixel", "latent", "progress", "success")}
+        return {name: getattr(self, f"{name}_weight") for name in get_args(TermName)}
 
     def mpc(self) -> MPCConfig:
         """Of the receding horizon."""
@@ -304,8 +309,9 @@ def parts_of_planner(config: EvalConfig) -> dict[str, str]:
     """The parts of the goal models that planning reads, and the flag that asks for each."""
     weights = config.weights() if config.objective == "sum" else {}
     parts = {}
-    if config.objective == "progress" or weights.get("progress"):
-        parts["progress"] = f"--objective {config.objective}"
+    for name in ("distance", "progress"):
+        if config.objective == name or weights.get(name):
+            parts[name] = f"--objective {config.objective}"
     if config.objective in ("success", "vp2") or weights.get("success"):
         parts["success"] = f"--objective {config.objective}"
     if config.propose == "policy":

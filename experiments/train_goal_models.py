@@ -1,12 +1,12 @@
-"""What planning wants to know of goals, learned in a system's latents: goal progress, success, an inverse model; and
-the inverse adapter, which acts on planned codes.
+"""What planning wants to know of goals, learned in a system's latents: distance, goal progress, success, an inverse
+model; and the inverse adapter, which acts on planned codes.
 
     python experiments/train_goal_models.py --run runs/train                     # into runs/train/goal_models
     python experiments/train_goal_models.py --run runs/train --models progress --steps 4000 --out runs/goal_models
 
 Goal progress needs neither actions nor positions, but sees objects better where recordings hold positions; the
-success classifier is taught by those, the inverse model and the inverse adapter by actions. A minute or two each on two
-CPU cores. Models that are there already are kept, so that the same command goes on where it was stopped. Measured on
+success classifier and the distance are taught by those, the distance also on what the system imagines, the inverse
+model and the inverse adapter by actions. A minute or two each on two CPU cores. Models that are there already are kept, so that the same command goes on where it was stopped. Measured on
 held-out trajectories beside pixel and latent distance; the numbers are kept in ``goal_models.json``.
 """
 
@@ -33,6 +33,7 @@ from colaworld.adapters.system import ColaSystem, load_system, weights_path
 from colaworld.envs.demos import ClipDataset, SourceOptions, starter_path
 from colaworld.experiments.adapter_choices import check_fits
 from colaworld.experiments.cli import main
+from colaworld.experiments.goal_distance_fit import distance_measures, draw_distances, imagine_frames, spread_of
 from colaworld.experiments.goal_measures import lines_of, policy_measures, progress_measures, success_measures
 from colaworld.experiments.goal_pairs import (
     GoalFrames,
@@ -44,11 +45,12 @@ from colaworld.experiments.goal_pairs import (
 )
 from colaworld.experiments.inverse_adapter_fit import draw_readings, inverse_measures, read_transitions
 from colaworld.experiments.planning_world import goal_models_beside, system_folder
+from colaworld.models.goal_distance import GoalDistance
 from colaworld.models.goal_policy import GoalPolicy
 from colaworld.models.goal_progress import GoalProgress
 from colaworld.models.success_classifier import SuccessClassifier
 
-GoalModelName = Literal["progress", "success", "policy", "inverse"]
+GoalModelName = Literal["distance", "progress", "success", "policy", "inverse"]
 Draw = Callable[[torch.Generator], tuple[Tensor, ...]]
 """A batch: frames and goals ``(B, C, h, w)``, and what the model is to say."""
 
@@ -75,6 +77,8 @@ class GoalFitConfig:
     """Environment steps that goal progress tells apart; more is as far."""
     far: float = 0.3
     """Share of goal progress's pairs that are of different trajectories."""
+    imagined: float = 0.5
+    """Share of the distance's frames that are imagined ones."""
     longest: int = 12
     """Steps to the farthest hindsight goal of the inverse model."""
     chunk: int = 4
@@ -84,19 +88,25 @@ class GoalFitConfig:
         for name in ("steps", "batch_size", "width", "hidden", "max_steps", "longest", "chunk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} of goal models must be 1 or more, got {getattr(self, name)}")
+        if not 0 <= self.imagined <= 1:
+            raise ValueError(f"imagined of goal models must lie in [0, 1], got {self.imagined}")
         for name in ("far", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} of goal models must lie in [0, 1), got {getattr(self, name)}")
 
 
-def fresh_model(name: GoalModelName, system: ColaSystem, config: GoalFitConfig, *, seed: int) -> nn.Module:
-    """An untrained model for the system's latents, on its device."""
+def fresh_model(
+    name: GoalModelName, system: ColaSystem, config: GoalFitConfig, *, seed: int, **positions: Any
+) -> nn.Module:
+    """An untrained model for the system's latents, on its device; ``positions``: centre and spread of the distance."""
     channels, rows, columns = system.codec.latent_shape
     sizes = {"latent_channels": channels, "latent_height": rows, "latent_width": columns}
     sizes |= {key: getattr(config, key) for key in ("width", "hidden", "dropout")}
     torch.manual_seed(seed)
     if name == "progress":
         model = GoalProgress(max_steps=config.max_steps, **sizes)
+    elif name == "distance":
+        model = GoalDistance(**positions, **sizes)
     elif name == "success":
         model = SuccessClassifier(**sizes)
     elif name == "inverse":
@@ -162,6 +172,20 @@ def measures_of(name: GoalModelName, model: nn.Module, table: GoalFrames, frames
     return policy_measures(model, table, longest)
 
 
+def fit_distance(
+    system: ColaSystem, table: GoalFrames, held_out: GoalFrames, frames: Tensor, config: GoalFitConfig, *, seed: int
+) -> tuple[GoalDistance, dict]:
+    """A distance trained on recorded frames and on what the system imagines; its measures on ``held_out``, whose
+    pictures ``frames`` are.
+    """
+    imagined = imagine_frames(system, table, seed=seed) if config.imagined else None
+    draw = draw_distances(table, imagined, config.batch_size, config.max_steps, config.far, config.imagined)
+    centre, spread = spread_of(table)
+    model = fresh_model("distance", system, config, seed=seed, centre=centre, spread=spread)
+    fit(model, draw, config, seed=seed, name="distance")
+    return model, distance_measures(model, held_out, imagine_frames(system, held_out, seed=seed), frames)
+
+
 def fit_inverse(
     model: InverseAdapter,
     system: ColaSystem,
@@ -181,7 +205,7 @@ def fit_inverse(
 
 def train_goal_models(
     run: Path | None = None,
-    models: tuple[GoalModelName, ...] = ("progress", "success", "policy", "inverse"),
+    models: tuple[GoalModelName, ...] = ("distance", "progress", "success", "policy", "inverse"),
     data: tuple[Path, ...] = (),
     source: SourceOptions = SourceOptions(),
     fit_config: GoalFitConfig = GoalFitConfig(),
@@ -205,8 +229,13 @@ def train_goal_models(
     out = out or (goal_models_beside(run) if run else Path("runs") / FOLDER)
     system = load_system(folder, device=device)
     codec = codec_digest(system.codec)
-    settings = {"seed": seed, "data": [str(path) for path in data] or ["starter"], **asdict(fit_config)}
-    todo = [name for name in models if not already(out, name, codec, settings)]
+    given = {"seed": seed, "data": [str(path) for path in data] or ["starter"], **asdict(fit_config)}
+    of_distance = ("imagined",)
+    settings = {
+        name: {key: value for key, value in given.items() if name == "distance" or key not in of_distance}
+        for name in models
+    }
+    todo = [name for name in models if not already(out, name, codec, settings[name])]
     if not todo:
         print(f"nothing is left to train; goal models: {out}")
         return out
@@ -218,12 +247,15 @@ def train_goal_models(
     table, other = (tabulate_goals(system.codec, part.episodes) for part in (train, held_out))
     frames = torch.cat([torch.from_numpy(each.frames[:]) for each in held_out.episodes if len(each.frames) > 1])
     for name in todo:
-        model = fresh_model(name, system, fit_config, seed=seed)
-        about: dict[str, Any] = {"settings": settings}
+        about: dict[str, Any] = {"settings": settings[name]}
+        if name == "distance":
+            model, measures = fit_distance(system, table, other, frames, fit_config, seed=seed)
+        else:
+            model = fresh_model(name, system, fit_config, seed=seed)
         if name == "inverse":
             about |= {LATENT_ACTIONS: latent_action_digest(system)}
             measures = fit_inverse(model, system, table, other, fit_config, seed=seed)
-        else:
+        elif name != "distance":
             fit(model, draw_of(name, table, fit_config), fit_config, seed=seed, name=name)
             measures = measures_of(name, model, other, frames, fit_config.longest)
         save_goal_model(out, name, model, {**about, "held_out": measures}, codec)

@@ -24,7 +24,7 @@ QUICK = EvalConfig(samples=6, iterations=2, horizon=3, max_steps=4, episodes=1, 
 FIT = GoalFitConfig(width=4, hidden=8, chunk=2)
 
 
-def make_run(folder: Path, *, parts=("progress", "success", "policy", "inverse"), **changes) -> Path:
+def make_run(folder: Path, *, parts=("distance", "progress", "success", "policy", "inverse"), **changes) -> Path:
     """A run's folder with an untrained system and goal models that are as good."""
     torch.manual_seed(0)
     sizes = {"height": 16, "width": 16, "frame_skip": 5, "action_dim": 7, "render_profile": "lite"}
@@ -57,6 +57,8 @@ def settings(out: Path) -> dict:
     ("flags", "parts"),
     [
         ({"objective": "progress"}, {"progress"}),
+        ({"objective": "distance"}, {"distance"}),
+        ({"objective": "sum", "distance_weight": 2.0}, {"distance"}),
         ({"objective": "vp2"}, {"success"}),
         ({"objective": "sum", "progress_weight": 2.0, "success_weight": 1.0}, {"progress", "success"}),
         ({"propose": "policy"}, {"policy"}),

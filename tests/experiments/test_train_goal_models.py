@@ -27,7 +27,7 @@ def made(tmp_path, fake_recording):
     return tmp_path / "run", (tmp_path / "data.hdf5",)
 
 
-def test_all_four_lie_beside_the_system_with_what_they_are_worth(made, capsys) -> None:
+def test_all_five_lie_beside_the_system_with_what_they_are_worth(made, capsys) -> None:
     run, data = made
     out = train_goal_models(run, data=data, fit_config=QUICK)
     assert out == run / "goal_models"
@@ -35,6 +35,7 @@ def test_all_four_lie_beside_the_system_with_what_they_are_worth(made, capsys) -
     now = torch.zeros(3, *load_system(run / "system").codec.latent_shape)
     assert models.progress(now, now).shape == (3,) and models.success(now, now).shape == (3, 2)
     assert models.policy(now, now).shape == (3, 2, 7)
+    assert models.distance.cost(now, now, "both").shape == (3,)
     system = load_system(run / "system")
     inverse = models.inverse_of(system)
     assert inverse(torch.zeros(3, system.bottleneck.dim), now, now).shape == (3, 7)
@@ -43,6 +44,12 @@ def test_all_four_lie_beside_the_system_with_what_they_are_worth(made, capsys) -
     assert {"progress", "latent", "pixel"} <= set(about["progress"]["held_out"]["order"])
     assert about["policy"]["held_out"]["relative_error"] > 0 and about["success"]["settings"]["steps"] == 6
     assert set(about["inverse"]["held_out"]) >= {"relative_error", "relative_error_shuffled", "gripper_accuracy"}
+    held_out = about["distance"]["held_out"]
+    assert {"recorded", "imagined 1 ahead", "imagined 6 ahead"} == set(held_out["gripper_off_cm"]) & {
+        "recorded", "imagined 1 ahead", "imagined 6 ahead"
+    }  # fmt: skip
+    assert set(held_out["order"]) >= {"distance", "pixel"} and set(held_out["order_imagined"]) == {"distance", "latent"}
+    assert about["distance"]["settings"]["imagined"] == 0.5 and "imagined" not in about["policy"]["settings"]
     assert "progress: order, pixel" in capsys.readouterr().out
 
 
@@ -54,7 +61,7 @@ def test_the_same_command_goes_on_and_another_does_not_mix(made, capsys) -> None
     train_goal_models(run, data=data, fit_config=QUICK, out=broken)
     assert (broken / "policy" / "diffusion_pytorch_model.safetensors").stat().st_mtime_ns == before
     train_goal_models(run, data=data, fit_config=QUICK, out=unbroken)
-    for name in ("progress", "success", "policy", "inverse"):
+    for name in ("distance", "progress", "success", "policy", "inverse"):
         file = f"{name}/diffusion_pytorch_model.safetensors"
         assert (broken / file).read_bytes() == (unbroken / file).read_bytes()
     train_goal_models(run, data=data, fit_config=QUICK, out=broken)
@@ -70,6 +77,8 @@ def test_data_without_positions_teach_progress_alone(made) -> None:
             demo["obs/object_pos"][...] = float("nan")
     with pytest.raises(ValueError, match="taught by positions.*have none"):
         train_goal_models(run, ("success",), data=data, fit_config=QUICK)
+    with pytest.raises(ValueError, match="distance is taught by positions.*have none"):
+        train_goal_models(run, ("distance",), data=data, fit_config=QUICK)
     out = train_goal_models(run, ("progress",), data=data, fit_config=QUICK)
     held_out = json.loads((out / DESCRIPTION).read_text())["parts"]["progress"]["held_out"]
     assert set(held_out) == {"order"}
@@ -109,6 +118,8 @@ def test_bad_settings_are_named(made, fake_recording, tmp_path) -> None:
         GoalFitConfig(batch_size=0)
     with pytest.raises(ValueError, match=r"far .*\[0, 1\), got 1.0"):
         GoalFitConfig(far=1.0)
+    with pytest.raises(ValueError, match=r"imagined .*\[0, 1\], got 1.5"):
+        GoalFitConfig(imagined=1.5)
     fake_recording(tmp_path / "large.hdf5", (0, 7), size=32)
     with pytest.raises(ValueError, match="height of the system is 16, of the data 32"):
         train_goal_models(made[0], data=(tmp_path / "large.hdf5",), fit_config=QUICK)
