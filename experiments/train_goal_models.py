@@ -6,8 +6,9 @@ model; and the inverse adapter, which acts on planned codes.
 
 Goal progress needs neither actions nor positions, but sees objects better where recordings hold positions; the
 success classifier and the distance are taught by those, the distance also on what the system imagines, the inverse
-model and the inverse adapter by actions. A minute or two each on two CPU cores. Models that are there already are kept, so that the same command goes on where it was stopped. Measured on
-held-out trajectories beside pixel and latent distance; the numbers are kept in ``goal_models.json``.
+model and the inverse adapter by actions. A minute or two each on two CPU cores. Models that are there already are kept,
+so that the same command goes on where it was stopped. Measured on held-out trajectories beside pixel and latent
+distance; the numbers are kept in ``goal_models.json``.
 """
 
 from collections.abc import Callable
