@@ -43,7 +43,7 @@ from colaworld.models.leak import future_leak
 
 FORMAT = 1
 BEFORE = "before_adapter.json"
-PLANNING = "planning"
+PLANNING, CODEC = "planning", "codec"
 TRANSFER_HORIZON = 5
 CLIPS_OF_A_SCENE = 3
 """Code transfer takes a start, a donor and a bystander of one scene."""
@@ -105,13 +105,19 @@ class Evaluation:
             "clips": len(self.truth),
             "clip_seed": self.windows.seed,
             "copy": {"video": self._video(copy), "next_frame_error": _per_clip(latents[:, :-1], latents)},
-            "codec": {"video": self._video(self._returned(system))},
+            CODEC: self.codec(system),
         }
         path = folder / BEFORE
         checks = json.loads(path.read_text()) if path.is_file() else self._code_checks(system)
         look = self._look(system, imagined)
         before = {name: checks.pop(name) for name in look if name in checks} or None
         return report | look | {"before_adapter": before} | checks | {PLANNING: self.plans(system)}
+
+    @torch.no_grad()
+    def codec(self, system: ColaSystem) -> dict[str, Any]:
+        """Of the real frames as the codec returns them: the best that imagination could do."""
+        latents = system.codec.encode(self._on_device(system).frames)
+        return {"video": self._video(system.codec.decode(latents).add(1.0).div(2.0).clamp(0.0, 1.0).cpu())}
 
     def plans(self, system: ColaSystem) -> dict[str, Any] | None:
         """`planning_check` of a system that acts on real actions; None for another."""
@@ -123,11 +129,6 @@ class Evaluation:
         for part in system.parts().values():
             part.eval()
         return self.clips.to(next(system.video.parameters()).device)
-
-    def _returned(self, system: ColaSystem) -> Tensor:
-        """The real frames as the codec returns them: the best that imagination could do."""
-        latents = system.codec.encode(self._on_device(system).frames)
-        return system.codec.decode(latents).add(1.0).div(2.0).clamp(0.0, 1.0).cpu()
 
     def _video(self, frames: Tensor) -> dict[str, Any]:
         return video_metrics(self.truth, frames, self.video, horizons=HORIZONS, context=CONTEXT_FRAMES)

@@ -14,14 +14,16 @@ import tyro
 
 from colaworld.adapters.system import ColaSystem, load_system
 from colaworld.envs.demos import ClipDataset, starter_path
-from colaworld.experiments.evaluation import PLANNING, Evaluation
+from colaworld.experiments.evaluation import CODEC, PLANNING, Evaluation
 from colaworld.experiments.provenance import git_revision, versions
 from colaworld.experiments.reproduce_cells import Cell, as_arguments
 from colaworld.experiments.reproduce_runs import locked, unfit
 from colaworld.experiments.reproduce_store import EVALUATION_DIGITS, CellStore, StoredCell, rounded
 from colaworld.experiments.train_config import TrainConfig
 
-Measured = Callable[[TrainConfig, ColaSystem, Path, bool], dict[str, Any]]
+ADDED = (PLANNING, CODEC)
+"""What was measured by no run at first, and can be of a trained system alone."""
+Measured = Callable[[TrainConfig, ColaSystem, Path, Sequence[str] | None], dict[str, Any]]
 
 
 def reevaluate(
@@ -44,7 +46,8 @@ def reevaluate(
         stored = store.get(cell)
         if stored is None or not stored.finished:
             continue
-        if only_missing and PLANNING in stored.evaluation:
+        missing = [key for key in ADDED if key not in stored.evaluation]
+        if only_missing and not missing:
             ended(stored, "lacks nothing")
             continue
         folder = runs / cell.name
@@ -55,18 +58,22 @@ def reevaluate(
             continue
         with lock:
             config = tyro.cli(TrainConfig, args=[*as_arguments(cell.flags(store.scale)), *paths, "--out", str(folder)])
-            report = (measure or measured)(config, load_system(folder / "system"), folder, only_missing)
+            report = (measure or measured)(
+                config, load_system(folder / "system"), folder, missing if only_missing else None
+            )
             by = {"versions": versions(), "revision": git_revision(), "measured": sorted(report)}
             again = rounded({**report, "evaluated_by": by}, EVALUATION_DIGITS)
             stored = replace(stored, evaluation={**stored.evaluation, **again})
             store.write(stored)
-        ended(stored, f"evaluated again: {PLANNING if only_missing else 'everything'}")
+        ended(stored, f"evaluated again: {', '.join(missing) if only_missing else 'everything'}")
 
 
-def measured(config: TrainConfig, system: ColaSystem, folder: Path, only_missing: bool) -> dict[str, Any]:
-    """What the end of the training that ``config`` describes would say of ``system`` now, or its plans alone."""
+def measured(config: TrainConfig, system: ColaSystem, folder: Path, keys: Sequence[str] | None) -> dict[str, Any]:
+    """What the end of the training that ``config`` describes would say of ``system`` now, or of ``ADDED`` ``keys``."""
     sources = config.data or (starter_path(),)
     train = ClipDataset(sources, length=config.clip, split="train", options=config.source)
     held_out = ClipDataset(sources, length=config.clip, split="validation", options=config.source)
     evaluation = Evaluation(train, held_out, config.evaluation, config.held_out, config.video)
-    return {PLANNING: evaluation.plans(system)} if only_missing else evaluation.finished(system, folder)
+    if keys is None:
+        return evaluation.finished(system, folder)
+    return {key: {PLANNING: evaluation.plans, CODEC: evaluation.codec}[key](system) for key in keys}
