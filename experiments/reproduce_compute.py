@@ -10,11 +10,11 @@ from html import escape
 import numpy as np
 
 from colaworld.experiments.recipes import LATENT_ACTION_STAGES
-from colaworld.experiments.reproduce_claims import Cells
 from colaworld.experiments.reproduce_plots import finished_runs
 from colaworld.experiments.reproduce_store import StoredCell
 from colaworld.experiments.reproduce_tables import html_table, mean_text
 from colaworld.experiments.reproduce_variants import VARIANTS
+from colaworld.experiments.reproduce_verdicts import Cells, latent_flops
 
 QUANTITIES: Mapping[str, str] = {
     "predicted": "error of the next frame as a plan imagines it",
@@ -46,13 +46,6 @@ def compute_curve(run: StoredCell, quantity: str) -> Curve | None:
     return (spent[known], values[known]) if known.any() else None
 
 
-def latent_flops(run: StoredCell) -> float:
-    """Of all latent-action stages of a finished run; NaN where it did not count them."""
-    flops = (run.evaluation.get("budget") or {}).get("flops") or {}
-    spent = [np.nan if value is None else value for stage, value in flops.items() if stage in LATENT_ACTION_STAGES]
-    return float(np.sum(spent)) if spent else float("nan")
-
-
 def value_at(curve: Curve, flops: float) -> float | None:
     """The watched number where ``flops`` had been spent, between two looks on a straight line and after the last look
     the last; None before the first look.
@@ -65,17 +58,22 @@ def compute_table(cells: Cells, variants: Sequence[str], seeds: Sequence[int]) -
     all the compared runs, with a sentence; as HTML. Fewer than two variants that have run are not compared.
     """
     title = "<h3>At equal compute</h3>"
+    present = [name for name in variants if finished_runs(cells, name, seeds)]
+    common = [seed for seed in seeds if all(finished_runs(cells, name, [seed]) for name in present)]
     for quantity, said in QUANTITIES.items():
-        runs = {name: finished_runs(cells, name, seeds) for name in variants}
-        runs = {name: each for name, each in runs.items() if each}
+        runs = {name: finished_runs(cells, name, common) for name in present}
         curves = {name: [compute_curve(run, quantity) for run in each] for name, each in runs.items()}
-        if len(runs) > 1 and not any(curve is None for each in curves.values() for curve in each):
-            return title + _compared(runs, curves, said, len(variants) - len(runs))
-    return f"{title}<p>Fewer than two of these variants have run and watched the same numbers.</p>"
+        if common and len(runs) > 1 and not any(curve is None for each in curves.values() for curve in each):
+            return title + _compared(runs, curves, said, common, len(variants) - len(runs))
+    return f"{title}<p>Fewer than two of these variants have run with the same seeds and watched the same numbers.</p>"
 
 
 def _compared(
-    runs: Mapping[str, Sequence[StoredCell]], curves: Mapping[str, Sequence[Curve]], quantity: str, absent: int
+    runs: Mapping[str, Sequence[StoredCell]],
+    curves: Mapping[str, Sequence[Curve]],
+    quantity: str,
+    seeds: Sequence[int],
+    absent: int,
 ) -> str:
     totals = {name: [latent_flops(run) for run in each] for name, each in runs.items()}
     common = min(total for each in totals.values() for total in each)
@@ -97,7 +95,8 @@ def _compared(
     sentence = (
         f"The {quantity}, on the clips that are watched during training (lower is better): at the end of each run's "
         f"latent-action stages, and where it had spent {common:.3g} FLOPs on them, the least that any of these runs "
-        f"spent in all. On average over seeds {lowest['steps']} is lowest at equal steps"
+        f"spent in all. Over the seeds that all of them have ({', '.join(map(str, seeds))}) {lowest['steps']} is "
+        "lowest at equal steps"
         + (", and at equal compute too." if same else f", {lowest['compute']} at equal compute.")
         + " A run that is read off before its end is so while its learning rate is still high, which is to its "
         "disadvantage." + (f" {absent} of these variants have not run and are left out." if absent else "")

@@ -72,7 +72,7 @@ class Measure:
 
     def text(self, value: float) -> str:
         """A value as it is printed."""
-        return f"{value:.{self.digits}f}"
+        return f"{value:z.{self.digits}f}"
 
 
 def found(evaluation: Mapping[str, Any], *keys: str) -> Value:
@@ -141,6 +141,48 @@ def _extractor(source: Source, horizon: int) -> Callable[[Mapping[str, Any]], st
     return read
 
 
+def _constant(source: Source) -> Callable[[Mapping[str, Any]], str | None]:
+    """Which constant stands in for a source's actions in U: the two cannot be compared, a code may be worse than any
+    mean.
+    """
+
+    def read(evaluation: Mapping[str, Any]) -> str | None:
+        at = driven(evaluation, source)
+        if at.get("use") is None:
+            return None
+        answered = source == "adapter" and evaluation.get("adapter_codes")  # as it is, not snapped to codes
+        return "against the commonest code" if at.get("health") and not answered else "against the mean"
+
+    return read
+
+
+def action_use(source: Source) -> Measure:
+    """(E_const - E_act) / E_const, of flow losses."""
+    return replace(of_source("action use U", source, "use", better="higher"), basis=_constant(source))
+
+
+def constant_loss(source: Source) -> Measure:
+    """E_const of `action_use`."""
+
+    def read(evaluation: Mapping[str, Any]) -> Value:
+        flow, use = (found(driven(evaluation, source), key) for key in ("flow", "use"))
+        return None if flow is None or use is None else flow / (1.0 - use)
+
+    title = f"flow loss of one constant action, {SAID[source]}"
+    return Measure(title=title, read=read, digits=4, basis=_constant(source))
+
+
+def later_error(through: Source) -> Measure:
+    """By how much the next frame's error rises from the IDM's codes to the adapter's, both after the adapter stage."""
+
+    def read(evaluation: Mapping[str, Any]) -> Value:
+        idm, adapter = (found(driven(evaluation, each), "next_frame_error") for each in ("idm", through))
+        return None if idm is None or adapter is None else adapter - idm
+
+    title = f"rise of next-frame error from the IDM's codes to {SAID[through]}"
+    return Measure(title=title, read=read, digits=4, better="lower")
+
+
 def drop(metric: str, horizon: int, through: Source) -> Measure:
     """By how much the metric gets worse from the IDM's codes to the adapter's, both after the adapter stage."""
     idm, adapter = video("idm", metric, horizon), video(through, metric, horizon)
@@ -191,10 +233,12 @@ def _probe_gain(evaluation: Mapping[str, Any]) -> Value:
     return None if probe is None or constant is None else constant - probe
 
 
-USE = of_source("action use U", "learned", "use", better="higher")
-USE_AFTER = of_source("action use U", "idm", "use", better="higher")
+USE, USE_AFTER = action_use("learned"), action_use("idm")
 SHUFFLED = of_source("shuffled ratio", "learned", "shuffled_ratio")
-NEXT_FRAME = of_source("next-frame error", "learned", "next_frame_error", digits=4, better="lower")
+NEXT_FRAME, NEXT_FRAME_ADAPTED = (
+    of_source("next-frame error", source, "next_frame_error", digits=4, better="lower")
+    for source in ("learned", "adapter")
+)
 PROBE = number("probe L1, mean over action dimensions", "probe", "l1", digits=4, better="lower")
 PROBE_CONSTANT = number("L1 of the constant predictor", "probe", "l1_constant", digits=4)
 PROBE_GAIN = Measure(title="probe L1 below the constant predictor's", read=_probe_gain, digits=4, better="higher")
@@ -204,12 +248,31 @@ PREDICTION = (
     *(video("learned", metric, horizon) for metric in VIDEO_METRICS for horizon in HORIZONS),
     NEXT_FRAME,
     USE,
+    of_source("flow loss of the right actions", "learned", "flow", digits=4, better="lower"),
+    constant_loss("learned"),
     SHUFFLED,
 )
+DISPLACEMENT = number("R2 of the gripper's displacement, read linearly", "probe", "displacement_r2", better="higher")
+_DIMENSIONS = ("x", "y", "z", "rotation about x", "about y", "about z", "gripper")
+
+
+def _dimension(place: int, name: str) -> Measure:
+    """The probe's error of one action dimension below that of a constant, as a share of this."""
+
+    def read(evaluation: Mapping[str, Any]) -> Value:
+        error, constant = (found(evaluation, "probe", f"{key}_per_dimension") for key in ("l1", "l1_constant"))
+        if error is None or constant is None or error.size != len(_DIMENSIONS) or not constant[place]:
+            return None
+        return np.array(1.0 - error[place] / constant[place])
+
+    return Measure(title=f"probe L1 below the constant predictor's, as a share: {name}", read=read, better="higher")
+
+
 PROBES = (
     PROBE,
     PROBE_CONSTANT,
-    number("R2 of the gripper's displacement, read linearly", "probe", "displacement_r2", better="higher"),
+    *(_dimension(place, name) for place, name in enumerate(_DIMENSIONS)),
+    DISPLACEMENT,
     number("R2 of the gripper's destination, read linearly", "probe", "destination_r2"),
     number("leak check passed (1) or not (0)", "leak", "passed", digits=0, better="higher"),
 )
@@ -220,7 +283,8 @@ TRANSFER = tuple(
         ("own", "a clip's own codes", "higher"),
         ("transferred", "another clip's codes", "higher"),
         ("by_chance", "by chance", None),
-        ("pull", "pull (0: codes name movements, 1: codes name places)", "lower"),
+        ("chance", "by chance, of one draw of clips (runs that measured no other)", None),
+        ("pull", "pull (0: codes name movements, 1: codes name places; nothing where they do not transfer)", None),
     )
 )
 _THROUGH: tuple[Source, ...] = ("adapter", "adapter_codes")
@@ -245,7 +309,8 @@ ADAPTATION = (
         of_source("next-frame error", source, "next_frame_error", digits=4, better="lower")
         for source in ("idm", *_THROUGH)
     ),
-    *(of_source("action use U", source, "use", better="higher") for source in ("idm", *_THROUGH)),
+    *(action_use(source) for source in ("idm", *_THROUGH)),
+    later_error("snapped_adapter"),
     *(health(source, quantity) for quantity in COLLAPSE for source in ("idm", "adapter")),
     *CONFUSION,
 )
@@ -298,13 +363,25 @@ def played(
     return Measure(title=title, read=read, digits=digits, better=better, basis=basis, each="goals")
 
 
+def _follows(evaluation: Mapping[str, Any]) -> Value:
+    ratio = found(evaluation, "planning", "recorded_to_rest")
+    return None if ratio is None else 1.0 - ratio
+
+
 COSINE = planned("cosine of planned and recorded movement", "cosine", better="higher")
 COSINE_GAIN = planned(
     "that cosine, minus that of plans to another clip's goal", "cosine", less="cosine_by_chance", better="higher"
 )
+FOLLOWS = Measure(
+    title="by what share the recorded actions cost less than resting, as the model imagines both",
+    read=_follows,
+    better="higher",
+    basis=COSINE.basis,
+)
 SUCCESS = played("share of goals reached in the simulator", "success", better="higher")
 CLOSEST = played("closest distance to the goal (cm)", "closest", scale=100.0, digits=2, better="lower")
 PLANNING = (
+    FOLLOWS,
     COSINE,
     COSINE_GAIN,
     planned("cost of the plan over that of resting, both as the model imagines them", "cost_to_rest"),

@@ -6,22 +6,25 @@ Each is a PNG inside of a data address, and None when no cell has what it would 
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 
 import matplotlib
 import numpy as np
 from PIL import Image
 
 from colaworld.experiments.reproduce_cells import Cell
-from colaworld.experiments.reproduce_claims import Cells
 from colaworld.experiments.reproduce_measures import COLLAPSE, HORIZONS, video
 from colaworld.experiments.reproduce_store import StoredCell
 from colaworld.experiments.reproduce_variants import VARIANTS
+from colaworld.experiments.reproduce_verdicts import Cells
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 Curves = Mapping[str, Sequence[float | None]]
 """Of ``read_curves``."""
+LEGEND_WIDTH = 30
+"""Characters that a line of a legend has room for."""
 _TITLES = {
     "utilisation": "utilisation",
     "max_usage": "max-usage",
@@ -135,5 +138,6 @@ def _finished_figure(figure: plt.Figure) -> str | None:
         return None
     # By hand: matplotlib's own layout takes longer than the drawing.
     figure.subplots_adjust(left=0.05, right=0.79, bottom=0.15, top=0.9, wspace=0.2)
-    figure.legend(labelled.values(), labelled.keys(), loc="center left", bbox_to_anchor=(0.8, 0.5), fontsize=8)
+    titles = [fill(label, LEGEND_WIDTH) for label in labelled]
+    figure.legend(labelled.values(), titles, loc="center left", bbox_to_anchor=(0.8, 0.5), fontsize=8)
     return data_address(figure)

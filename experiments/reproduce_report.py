@@ -9,17 +9,7 @@ from string import Template
 
 from colaworld.experiments.provenance import distinct
 from colaworld.experiments.reproduce_cells import GROUPS, Cell, GroupName, Scale, as_arguments
-from colaworld.experiments.reproduce_claims import (
-    CLAIMS,
-    EMPTY,
-    FAILS,
-    HOLDS,
-    NOT_RUN,
-    OPEN,
-    Cells,
-    Verdict,
-    judge,
-)
+from colaworld.experiments.reproduce_claims import CLAIMS, MATTERS, CollapseClaim
 from colaworld.experiments.reproduce_compute import compute_table
 from colaworld.experiments.reproduce_measures import (
     ADAPTATION,
@@ -42,6 +32,18 @@ from colaworld.experiments.reproduce_plots import adapter_cost, by_horizon, code
 from colaworld.experiments.reproduce_store import StoredCell
 from colaworld.experiments.reproduce_tables import budget_table, claims_table, closer_table, html_table, measure_table
 from colaworld.experiments.reproduce_variants import VARIANTS
+from colaworld.experiments.reproduce_verdicts import (
+    BROKEN,
+    EMPTY,
+    EQUAL,
+    FAILS,
+    HOLDS,
+    NOT_RUN,
+    OPEN,
+    Cells,
+    Verdict,
+    judge,
+)
 
 LARGEST = 2 * 2**20
 """Bytes of the page."""
@@ -109,18 +111,21 @@ _METHOD = (
     "interval over seeds is Student's t, 95 %, over one mean for each seed: with three seeds it is wide, as three "
     "seeds tell little. Where a measure has a number for each clip or goal, a bootstrap that resamples seeds and, "
     "across them, clips or goals must agree. “{holds}”: all intervals of the gain lie above zero; “{fails}”: all lie "
-    "below; “{open}”: anything else; “{not_run}”: a run that it needs has not finished, or has not measured it. The "
-    "claim on collapse is a threshold (utilisation below 20 %, max-usage above 50 % or entropy below 1.0 nat, in any "
-    "token): it holds when every seed does as claimed and does not when none does. “{empty}”: the two lack what the "
-    "claim is about. Each claim has one deciding measure. {count} claims are judged, each at 95 % by itself. The "
-    "Fréchet distance is on the extractor named below, and is the paper's FVD only if that is its name."
+    "below; “{equal}”, for comparisons by PSNR ten steps on: no interval reaches {matters} dB to either side, half "
+    "of what a world model loses that makes no use of its codes (fixed when 30 cells had run); “{open}”: anything "
+    "else; “{not_run}”: a run that it needs has not finished, or has not measured it, or not in the same way; "
+    "“{broken}”: one ended in an error. The claim on collapse is a threshold (utilisation below 20 %, max-usage "
+    "above 50 % or entropy below 1.0 nat, in any token): it holds when every seed does as claimed and does not when "
+    "none does. “{empty}”: the two lack what the claim is about. Each claim has one deciding measure. {count} claims "
+    "are judged, each at 95 % by itself. The Fréchet distance is on the extractor named below, and is the paper's FVD "
+    "only if that is its name."
 )
-
 
 _AGAIN = (
     "PSNR ten steps on hardly sees actions here: a run whose codes are unused loses a tenth of a dB. The same "
-    "comparisons by measures that do see them: action use U, the error one step ahead, and the Fréchet distance ten "
-    "steps ahead. They were chosen when 23 cells had run, and decide nothing about those."
+    "comparisons by measures that do see them: action use U, the error one step ahead (what it rises by from the IDM's "
+    "codes to the adapter), and the Fréchet distance ten steps ahead. They were chosen when 23 cells had run (for what "
+    "the adapter costs: 30), and decide nothing about those."
 )
 
 
@@ -139,7 +144,17 @@ def report(*, cells: Cells, scale: Scale, seeds: Sequence[int], command: str) ->
         again=escape(_AGAIN),
         closer=closer_table(cells, seeds),
         method=escape(
-            _METHOD.format(holds=HOLDS, fails=FAILS, open=OPEN, not_run=NOT_RUN, empty=EMPTY, count=len(CLAIMS))
+            _METHOD.format(
+                holds=HOLDS,
+                fails=FAILS,
+                equal=EQUAL,
+                open=OPEN,
+                not_run=NOT_RUN,
+                broken=BROKEN,
+                empty=EMPTY,
+                matters=MATTERS,
+                count=len(CLAIMS),
+            )
         ),
         grid=_grid(cells, shown),
         groups="\n".join(_group(name, cells, shown) for name in GROUPS),
@@ -154,11 +169,14 @@ def report(*, cells: Cells, scale: Scale, seeds: Sequence[int], command: str) ->
 def warmup_sentence(verdicts: Sequence[Verdict]) -> str:
     """What the claims on warm-up come to."""
     without = {"no_warmup", "no_warmup_no_ramp"}
-    outcomes = [verdict.outcome for verdict in verdicts if without & {verdict.claim.first, verdict.claim.second}]
-    if NOT_RUN in outcomes:
+    about = [verdict for verdict in verdicts if without & {verdict.claim.first, verdict.claim.second}]
+    outcomes = [verdict.outcome for verdict in about]
+    if {NOT_RUN, BROKEN} & set(outcomes):
         return "Whether the warm-up matters at this scale is not known yet: its runs have not all finished."
     counted = ", ".join(f"{outcomes.count(each)} {each}" for each in dict.fromkeys(outcomes))
-    return f"Of {len(outcomes)} claims about the warm-up: {counted}."
+    as_good = all(each.outcome == (FAILS if isinstance(each.claim, CollapseClaim) else EQUAL) for each in about)
+    said = " At this scale it does not matter." if as_good else ""
+    return f"Of {len(outcomes)} claims that a warm-up is better than none: {counted}.{said}"
 
 
 def _status(cells: Cells, seeds: Sequence[int]) -> str:
@@ -202,7 +220,7 @@ def _group(name: GroupName, cells: Cells, seeds: Sequence[int]) -> str:
         variants = (*group.variants, *_PLANNED[name])
         parts.append(f"<h3>Planning</h3>{measure_table(cells, variants, seeds, PLANNING)}")
     if name in _HORIZONS:
-        parts += [f"<p>{escape(said)}</p>" for source in ("copy", "codec") if (said := _bound(cells, source))]
+        parts += [f"<p>{escape(_bound(cells, source))}</p>" for source in ("copy", "codec")]
     if name in _COMPUTE:
         parts.append(compute_table(cells, group.variants, seeds))
     if name in PAPER:
@@ -217,25 +235,26 @@ def _group(name: GroupName, cells: Cells, seeds: Sequence[int]) -> str:
 
 def _bound(cells: Cells, source: Source) -> str:
     """A sentence with the video metrics of copying the last frame, or of what the codec returns, which are the same
-    for every run."""
+    for every run.
+    """
     name = "copying the last frame" if source == "copy" else "the real frames through the codec, which bounds all runs"
     measures = [video(source, metric, horizon) for metric in VIDEO_METRICS for horizon in HORIZONS]
     cell = next((cell for cell in cells.values() if measures[0].mean(cell) is not None), None)
     known = [(measure, value) for measure in measures if (value := measure.mean(cell)) is not None]
     mine = f", {SAID[source]}"
     said = "; ".join(f"{measure.title.removesuffix(mine)} {measure.text(value)}" for measure, value in known)
-    return f"For {name}: {said}." if said else ""
+    return f"For {name}: {said or 'not measured yet'}."
 
 
 def _provenance(cells: Cells, scale: Scale) -> str:
     finished = [cell for cell in cells.values() if cell.finished]
     extractors = sorted(
         {
-            f"{each['frechet']['name']} (n = {each['frechet'].get('n')} of {each['frechet'].get('features', '?')} features)"
+            f"{distance['name']} (n = {distance.get('n')} of {distance.get('features', '?')} features)"
             for cell in finished
             for source in SAID
             for each in (driven(cell.evaluation, source).get("video") or {}).values()
-            if each.get("frechet")
+            if (distance := each.get("frechet"))
         }
     )
     makers = "".join(

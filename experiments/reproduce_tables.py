@@ -6,29 +6,39 @@ from html import escape
 import numpy as np
 
 from colaworld.experiments.reproduce_cells import Cell
-from colaworld.experiments.reproduce_claims import (
-    CLAIMS,
-    CLOSER,
+from colaworld.experiments.reproduce_claims import CLAIMS, CLOSER_TITLES, Claim
+from colaworld.experiments.reproduce_intervals import t_interval
+from colaworld.experiments.reproduce_measures import Measure
+from colaworld.experiments.reproduce_plots import finished_runs
+from colaworld.experiments.reproduce_store import StoredCell
+from colaworld.experiments.reproduce_variants import VARIANTS
+from colaworld.experiments.reproduce_verdicts import (
+    BROKEN,
     EMPTY,
+    EQUAL,
     FAILS,
     HOLDS,
     NOT_RUN,
     OPEN,
     Cells,
-    Claim,
     Verdict,
     gain_intervals,
     looked_again,
     missing_cells,
     total_flops,
 )
-from colaworld.experiments.reproduce_intervals import t_interval
-from colaworld.experiments.reproduce_measures import Measure
-from colaworld.experiments.reproduce_plots import finished_runs
-from colaworld.experiments.reproduce_store import StoredCell
-from colaworld.experiments.reproduce_variants import VARIANTS
 
-_CLASSES = {HOLDS: "holds", FAILS: "fails", OPEN: "open", NOT_RUN: "none", EMPTY: "open"}
+_CLASSES = {
+    HOLDS: "holds",
+    FAILS: "fails",
+    OPEN: "open",
+    EQUAL: "open",
+    EMPTY: "open",
+    NOT_RUN: "none",
+    BROKEN: "failed",
+}
+
+_DELTA = "Δ"
 
 
 def html_table(header: Iterable[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
@@ -58,14 +68,17 @@ def closer_table(cells: Cells, seeds: Sequence[int]) -> str:
     rows = []
     for claim in CLAIMS:
         if again := looked_again(claim, cells, seeds):
-            rows.append([escape(claim.text), *map(_again, again.values())])
-    return html_table(("claim", *(measure.title for measure in CLOSER)), rows)
+            rows.append([escape(claim.text), *(_again(again.get(title), cells, seeds) for title in CLOSER_TITLES)])
+    return html_table(("claim", *CLOSER_TITLES), rows)
 
 
-def _again(verdict: Verdict) -> str:
+def _again(verdict: Verdict | None, cells: Cells, seeds: Sequence[int]) -> str:
+    if verdict is None:
+        return ""
     said = f'<span class="{_CLASSES[verdict.outcome]}">{escape(verdict.outcome)}</span>'
-    if verdict.gain is None:
-        return said
+    if verdict.gain is None:  # the table of claims says which runs are missing
+        missing = missing_cells(verdict.claim, cells, seeds)
+        return said if missing else f"{said}<small>{escape(verdict.why)}</small>"
     text, gain = verdict.claim.measure.text, verdict.gain
     return f"{said}<small>gain {text(gain.estimate)} [{text(gain.low)}, {text(gain.high)}]</small>"
 
@@ -81,47 +94,87 @@ def _beside(claim: Claim, cells: Cells, seeds: Sequence[int]) -> str:
 
 
 def measure_table(cells: Cells, variants: Sequence[str], seeds: Sequence[int], measures: Sequence[Measure]) -> str:
-    """A row for each measure and a column for each variant: mean, interval over seeds, and each seed's own value. What
-    no run has measured, or runs measured in ways that cannot be compared, is named below the table."""
+    """A row for each measure and a column for each variant: mean, interval over seeds, the difference to cola (else the
+    first variant) on the seeds that both have, and each seed's own value. A measure that runs took in ways that cannot
+    be compared has a row for each way; what no run has measured is named below the table.
+    """
     columns = {name: [cells.get(Cell(variant=VARIANTS[name], seed=seed).name) for seed in seeds] for name in variants}
     if not any(cell is not None and cell.finished for column in columns.values() for cell in column):
         return "<p>None of these cells has run.</p>"
-    rows, unmeasured, mixed = [], [], []
+    reference = "cola" if "cola" in variants else variants[0]
+    rows, unmeasured = [], []
     for measure in measures:
-        values = {name: [measure.mean(cell) for cell in column] for name, column in columns.items()}
-        if all(value is None for row in values.values() for value in row):
+        if all(measure.mean(cell) is None for column in columns.values() for cell in column):
             unmeasured.append(measure.title)
             continue
         bases = measure.bases(cell for column in columns.values() for cell in column)
-        if len(bases) > 1:
-            mixed.append(f"{measure.title} ({', '.join(bases)})")
-            continue
-        better = f"<small>{measure.better} is better</small>" if measure.better else ""
-        entries = [_entry(measure, values[name], columns[name], seeds) for name in variants]
-        rows.append([escape(measure.title) + better, *entries])
+        for basis in bases if len(bases) > 1 else [None]:
+            better = f"<small>{measure.better} is better</small>" if measure.better else ""
+            better += f"<small>{escape(basis)}; not comparable with other rows</small>" if basis else ""
+            of_basis = {
+                name: [None if _other(measure, cell, basis) else measure.mean(cell) for cell in column]
+                for name, column in columns.items()
+            }
+            entries = [
+                _entry(
+                    measure,
+                    of_basis[name],
+                    columns[name],
+                    seeds,
+                    against=None if name == reference else of_basis[reference],
+                )
+                for name in variants
+            ]
+            rows.append([escape(measure.title) + better, *entries])
     below = ""
-    for said, titles in (("Measured by none of these runs", unmeasured), ("Not comparable between them", mixed)):
-        below += f"<p><small>{said}: {escape('; '.join(titles))}.</small></p>" if titles else ""
+    if unmeasured:
+        below = f"<p><small>Measured by none of these runs: {escape('; '.join(unmeasured))}.</small></p>"
+    if any(_DELTA in entry for row in rows for entry in row):
+        said = f"{_DELTA}: difference to {VARIANTS[reference].title}, paired by the seeds that both have"
+        below = f"<p><small>{escape(said)}, with its 95 % interval where these are two or more.</small></p>{below}"
     return (html_table(("", *(VARIANTS[name].title for name in variants)), rows, "measures") if rows else "") + below
 
 
+def _other(measure: Measure, cell: StoredCell | None, basis: str | None) -> bool:
+    return basis is not None and measure.bases([cell]) != [basis]
+
+
 def _entry(
-    measure: Measure, values: Sequence[float | None], column: Sequence[StoredCell | None], seeds: Sequence[int]
+    measure: Measure,
+    values: Sequence[float | None],
+    column: Sequence[StoredCell | None],
+    seeds: Sequence[int],
+    *,
+    against: Sequence[float | None] | None,
 ) -> str:
     known = [value for value in values if value is not None]
     each = []
     for value, cell, seed in zip(values, column, seeds, strict=True):
         state = "has not run" if cell is None else "not measured" if cell.finished else "failed"
+        state = "in another row" if value is None and measure.mean(cell) is not None else state
         each.append(f"seed {seed}: {state if value is None else measure.text(value)}")
     small = f"<small>{'<br>'.join(each)}</small>"
     if not any(column):
         return "<small>has not run</small>"
-    if not known and all(cell is not None and cell.finished for cell in column):
+    if not known and all(cell is not None and cell.finished and measure.mean(cell) is None for cell in column):
         return "<small>not measured</small>"
     if not known:
         return small
     short = f" ({len(known)} seeds)" if 1 < len(known) < len(seeds) else ""
-    return f"{mean_text(known, measure.text)}{short}{small}"
+    return f"{mean_text(known, measure.text)}{short}{_difference(measure, values, against)}{small}"
+
+
+def _difference(measure: Measure, values: Sequence[float | None], against: Sequence[float | None] | None) -> str:
+    """What is above ``against``, over the seeds that both have, as HTML; empty where there are none."""
+    pairs = zip(values, against or [None] * len(values), strict=True)
+    differences = [mine - other for mine, other in pairs if mine is not None and other is not None]
+    if not differences:
+        return ""
+    text = f"{np.mean(differences):+z.{measure.digits}f}"
+    if len(differences) > 1:
+        interval = t_interval(differences)
+        text += f" [{interval.low:+z.{measure.digits}f}, {interval.high:+z.{measure.digits}f}]"
+    return f"<small>{_DELTA} {text}</small>"
 
 
 def mean_text(values: Sequence[float], text: Callable[[float], str]) -> str:

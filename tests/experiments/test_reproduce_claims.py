@@ -1,41 +1,66 @@
-"""Verdicts on planted numbers: each of the five outcomes, thresholds, margins, and what is not comparable."""
+"""Verdicts on planted numbers: each of the outcomes, thresholds, margins, and what is not comparable."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
-from colaworld.experiments.reproduce_claims import (
-    CLAIMS,
-    CLOSER,
+from colaworld.experiments.reproduce_claims import CLAIMS, CLOSER_TITLES, FAR, MATTERS, Claim, CollapseClaim
+from colaworld.experiments.reproduce_intervals import clustered_interval, t_interval
+from colaworld.experiments.reproduce_measures import (
+    PROBES,
+    action_use,
+    collapsed,
+    constant_loss,
+    drop,
+    health,
+    later_error,
+    video,
+)
+from colaworld.experiments.reproduce_report import warmup_sentence
+from colaworld.experiments.reproduce_store import StoredCell
+from colaworld.experiments.reproduce_variants import VARIANTS
+from colaworld.experiments.reproduce_verdicts import (
+    BROKEN,
     EMPTY,
+    EQUAL,
     FAILS,
     HOLDS,
     NOT_RUN,
     OPEN,
     Cells,
-    CollapseClaim,
     Verdict,
     gain_intervals,
     judge,
     looked_again,
 )
-from colaworld.experiments.reproduce_intervals import clustered_interval, t_interval
-from colaworld.experiments.reproduce_measures import USE, collapsed, drop, health, video
-from colaworld.experiments.reproduce_report import warmup_sentence
-from colaworld.experiments.reproduce_store import StoredCell
-from colaworld.experiments.reproduce_variants import VARIANTS
 
 CLIPS = np.random.default_rng(0).normal(20, 3, 12)
-COLLAPSE, _, WARMUP, _, FROZEN_LAM, _, _, _, PROBE, DROP, _, _, TWO_STAGE, *_ = CLAIMS
+COLLAPSE, _, WARMUP, *_ = CLAIMS
 SEEDS = (0, 1, 2)
+
+
+def about(second: str, measure: str) -> Claim:
+    """The claim that cola is better than ``second`` by the measure whose title begins so."""
+    return next(
+        claim
+        for claim in CLAIMS
+        if isinstance(claim, Claim)
+        and (claim.first, claim.second) == ("cola", second)
+        and claim.measure.title.startswith(measure)
+    )
+
+
+FROZEN_LAM, TWO_STAGE = about("frozen_lam", "PSNR"), about("two_stage", "PSNR")
+PROBE, DROP = about("two_stage", "probe"), about("two_stage", "drop")
 
 
 def stored(variant: str, seed: int, *, psnr: float = 0.0, lost: float = 1.0, **other) -> StoredCell:
     """A finished cell whose PSNR is the clips' own plus ``psnr``, and ``lost`` less through the adapter."""
     tokens = other.get("tokens", [(0.8, 0.2, 2.5), (0.8, 0.2, 2.5)])
-    noise = 0.05 * np.random.default_rng([seed, len(variant)]).normal(size=12)
+    noise = 0.01 * np.random.default_rng([seed, len(variant)]).normal(size=12)
     driven = {
         "use": other.get("use", 0.1),
         "health": [dict(zip(("utilisation", "max_usage", "entropy"), token, strict=True)) for token in tokens],
@@ -81,7 +106,7 @@ def test_every_claim_is_about_cells_of_the_grid() -> None:
 
 @pytest.mark.parametrize(
     ("gains", "outcome"),
-    [((1.0, 1.1, 0.9), HOLDS), ((-1.0, -1.1, -0.9), FAILS), ((1.0, -1.0, 0.2), OPEN), ((0.0, 0.0, 0.0), OPEN)],
+    [((1.0, 1.1, 0.9), HOLDS), ((-1.0, -1.1, -0.9), FAILS), ((1.0, -1.0, 0.2), OPEN), ((0.0, 0.0, 0.0), EQUAL)],
 )
 def test_the_intervals_side_decides(gains: tuple[float, ...], outcome: str) -> None:
     assert verdict(WARMUP, by_psnr(*gains)).outcome == verdict(FROZEN_LAM, by_psnr(*gains)).outcome == outcome
@@ -94,7 +119,36 @@ def test_a_missing_or_failed_cell_is_never_cannot_tell() -> None:
     cells["no_warmup-s2"] = StoredCell(
         cell="no_warmup-s2", variant="no_warmup", seed=2, identity={}, status="failed", error="nan"
     )
-    assert verdict(WARMUP, cells).outcome == NOT_RUN and "no_warmup-s2 (failed)" in verdict(WARMUP, cells).why
+    assert verdict(WARMUP, cells).outcome == BROKEN and "Failed: no_warmup-s2" in verdict(WARMUP, cells).why
+    del cells["no_warmup-s1"]
+    assert verdict(WARMUP, cells).why == "Failed: no_warmup-s2; Has not run: no_warmup-s1."
+
+
+@pytest.mark.parametrize(("spread", "outcome"), [(0.2 * MATTERS, EQUAL), (1.5 * MATTERS, OPEN)])
+def test_a_difference_too_small_to_matter_is_no_open_question(spread: float, outcome: str) -> None:
+    """Seeds differ by less than what matters to either side; where they reach beyond it nothing is known."""
+    cells = by_psnr(0.0, spread, -spread)
+    assert verdict(WARMUP, cells).outcome == outcome
+    assert verdict(replace(WARMUP, smallest=0.0), cells).outcome == OPEN, "no smallest difference has been fixed"
+
+
+def test_what_matters_is_asked_of_clips_too() -> None:
+    """Seeds agree to a hair on no difference, but half of the clips are better by what matters greatly, half worse."""
+    cells = by_psnr(0.0, 0.0, 0.0)
+    for seed in SEEDS:
+        plain = learned(cells[f"no_warmup-s{seed}"])["video"]["10"]["psnr"]
+        better = [value + (-1) ** number * 20 * MATTERS for number, value in enumerate(plain)]
+        learned(cells[f"cola-s{seed}"])["video"]["10"]["psnr"] = better
+    found = verdict(WARMUP, cells)
+    assert -MATTERS < found.gain.low <= found.gain.high < MATTERS and found.outcome == OPEN
+
+
+def test_only_psnr_ten_steps_on_has_a_smallest_difference() -> None:
+    claims = [claim for claim in CLAIMS if isinstance(claim, Claim)]
+    assert {claim.smallest for claim in claims if claim.measure is FAR} == {MATTERS}
+    assert {claim.smallest for claim in claims if claim.measure is not FAR} == {0.0}
+    again = planted(cola=[{"use": 0.1}] * 3, no_warmup=[{"use": 0.1 + 1e-3 * seed} for seed in SEEDS])
+    assert looked_again(WARMUP, again, SEEDS)["action use U"].outcome == OPEN, "of dB, not of U"
 
 
 def test_what_was_not_measured_has_not_run() -> None:
@@ -133,6 +187,12 @@ def test_compute_is_named_where_it_differs() -> None:
     cells = planted(cola=[{"flops": 11.0}] * 3, two_stage=[{"flops": 9.0}] * 3)
     assert "spent 1.20 times the FLOPs" in verdict(TWO_STAGE, cells).why
     assert "FLOPs" not in verdict(TWO_STAGE, planted(cola=[{}] * 3, two_stage=[{}] * 3)).why
+    nearly = planted(cola=[{"flops": 9.2}] * 3, two_stage=[{"flops": 9.0}] * 3)
+    assert "FLOPs" not in verdict(TWO_STAGE, nearly).why
+    beyond = planted(cola=[{"flops": 9.4}] * 3, two_stage=[{"flops": 9.0}] * 3)
+    assert "spent 1.04 times the FLOPs" in verdict(TWO_STAGE, beyond).why
+    nearly["cola-s0"].evaluation["budget"]["flops"]["adapter"] = 1e9  # after what is compared
+    assert "FLOPs" not in verdict(TWO_STAGE, nearly).why
 
 
 @pytest.mark.parametrize(
@@ -190,6 +250,13 @@ def test_the_smaller_drop_wins_and_unused_codes_have_none() -> None:
     assert found.outcome == EMPTY and f"0.009 with {VARIANTS['cola'].title}" in found.why
 
 
+def test_without_the_use_of_its_codes_nothing_is_said_of_the_cost() -> None:
+    cells = planted(cola=[{"lost": 0.5}] * 3, two_stage=[{"lost": 2.0}] * 3)
+    del cells["two_stage-s1"].evaluation["idm"]["use"]
+    found = verdict(DROP, cells)
+    assert found.outcome == NOT_RUN and "Not every run has measured this: action use U" in found.why
+
+
 def test_one_weak_seed_does_not_end_a_comparison() -> None:
     weak = {"cola": [{"lost": 0.5 + 0.01 * seed, "use": (0.4, 0.4, 0.0)[seed]} for seed in SEEDS]}
     assert verdict(DROP, planted(**weak, two_stage=[{"lost": 2.0}] * 3)).outcome == HOLDS
@@ -208,10 +275,29 @@ def test_a_collapse_under_the_adapter_is_judged_by_its_codes() -> None:
 def test_claims_of_psnr_are_looked_at_again_and_others_are_not() -> None:
     cells = planted(cola=[{"use": 0.4 + 0.01 * seed} for seed in SEEDS], no_warmup=[{"use": 0.1}] * 3)
     again = looked_again(WARMUP, cells, SEEDS)
-    assert again[USE.title].outcome == HOLDS and verdict(WARMUP, cells).outcome == OPEN
-    assert set(again) == {measure.title for measure in CLOSER}
+    assert again["action use U"].outcome == HOLDS and verdict(WARMUP, cells).outcome != HOLDS
+    assert tuple(again) == CLOSER_TITLES
     assert looked_again(PROBE, cells, SEEDS) == looked_again(COLLAPSE, cells, SEEDS) == {}
-    assert looked_again(WARMUP, {}, SEEDS)[USE.title].outcome == NOT_RUN
+    assert looked_again(WARMUP, {}, SEEDS)["action use U"].outcome == NOT_RUN
+
+
+def test_what_the_adapter_costs_is_looked_at_again_one_step_on() -> None:
+    """PSNR ten steps on loses less with cola, the next frame's error rises more: the second is only shown."""
+    cells = planted(cola=[{"lost": 0.5 + 0.01 * seed} for seed in SEEDS], two_stage=[{"lost": 2.0}] * 3)
+    for name, cell in cells.items():
+        rise = 0.03 + 0.001 * cell.seed if name.startswith("cola") else 0.01
+        cell.evaluation["idm"]["next_frame_error"] = [0.2] * 12
+        cell.evaluation["adapter"]["next_frame_error"] = [0.2 + rise] * 12
+    again = looked_again(DROP, cells, SEEDS)
+    assert tuple(again) == CLOSER_TITLES[1:], "U says nothing of what is lost"
+    assert again["next-frame error"].outcome == FAILS and verdict(DROP, cells).outcome == HOLDS
+    assert again["next-frame error"].gain.estimate == pytest.approx(-0.021)
+    cell = cells["two_stage-s0"]
+    cell.evaluation["adapter_codes"] = {"next_frame_error": [0.27] * 12}
+    assert later_error("snapped_adapter").mean(cell) == pytest.approx(0.07)
+    assert later_error("adapter").mean(cell) == pytest.approx(0.01)
+    unused = planted(cola=[{"use": 0.009}] * 3, two_stage=[{}] * 3)
+    assert {each.outcome for each in looked_again(DROP, unused, SEEDS).values()} <= {EMPTY, NOT_RUN}
 
 
 def test_recipes_are_compared_before_the_adapter_stage_and_drops_after_it() -> None:
@@ -263,8 +349,43 @@ def test_a_warmup_that_does_not_matter_is_said_so() -> None:
     def said(cells: Cells) -> str:
         return warmup_sentence([verdict(claim, cells) for claim in (COLLAPSE, WARMUP)])
 
-    assert "2 claims about the warm-up: 1 does not hold here, 1 cannot tell at this n" in said(by_psnr(0.1, -0.1, 0.0))
+    unsure, equal = said(by_psnr(0.1, -0.1, 0.0)), said(by_psnr(0.0, 0.0, 0.0))
+    assert "1 does not hold here, 1 cannot tell at this n" in unsure and "does not matter" not in unsure
+    assert "1 does not hold here, 1 no difference that matters. At this scale it does not matter" in equal
     assert "1 does not hold here, 1 holds here" in said(by_psnr(1.0, 1.1, 0.9)) and "not known yet" in said({})
+    worse = said(by_psnr(-1.0, -1.1, -0.9))
+    assert "2 does not hold here." in worse and "does not matter" not in worse, "it does harm"
+    failed = {**by_psnr(0.0, 0.0, 0.0), "cola-s1": replace(stored("cola", 1), status="failed", error="nan")}
+    assert "not known yet" in said(failed)
+
+
+def test_uses_of_actions_against_other_constants_are_not_compared() -> None:
+    """A mean is a kinder constant than a wrong code: dead codes against a code and real actions against their mean."""
+    cells = planted(cola=[{"use": 0.3}] * 3, continuous=[{"use": 0.2}] * 3)
+    for seed in SEEDS:
+        learned(cells[f"continuous-s{seed}"])["health"] = None
+    claim, use = replace(WARMUP, second="continuous", measure=action_use("learned")), action_use("learned")
+    assert verdict(claim, cells).outcome == NOT_RUN and "cannot be compared" in verdict(claim, cells).why
+    assert use.bases(cells.values()) == ["against the commonest code", "against the mean"]
+    cell = cells["cola-s0"]
+    cell.evaluation["adapter"] |= {"use": 0.1, "health": learned(cell)["health"]}
+    assert action_use("adapter").bases([cell]) == ["against the commonest code"], "it answers with codes"
+    cell.evaluation["adapter_codes"] = {"use": 0.2, "health": learned(cell)["health"]}
+    assert action_use("adapter").bases([cell]) == ["against the mean"]
+    learned(cell)["flow"] = 0.14
+    assert constant_loss("learned").mean(cell) == pytest.approx(0.2)
+
+
+def test_each_dimension_of_the_probe_counts_in_its_own_constant() -> None:
+    """Dimensions have different ranges; one that never varies has no share."""
+    cell = stored("cola", 0)
+    dimensions = [measure for measure in PROBES if "as a share" in measure.title]
+    assert len(dimensions) == 7 and all(measure.mean(cell) is None for measure in dimensions)
+    cell.evaluation["probe"] |= {"l1_per_dimension": [0.1, 0.3, *[0.2] * 5]}
+    cell.evaluation["probe"] |= {"l1_constant_per_dimension": [0.2, 0.3, *[0.1] * 4, 0.0]}
+    shares = [measure.mean(cell) for measure in dimensions]
+    assert shares[:6] == pytest.approx([0.5, 0.0, *[-1.0] * 4]) and shares[6] is None
+    assert dimensions[6].title.endswith(": gripper")
 
 
 def test_intervals_of_known_numbers() -> None:

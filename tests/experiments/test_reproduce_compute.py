@@ -2,9 +2,9 @@
 
 import pytest
 
-from colaworld.experiments.reproduce_claims import Cells
-from colaworld.experiments.reproduce_compute import compute_curve, compute_table, latent_flops, value_at
+from colaworld.experiments.reproduce_compute import compute_curve, compute_table, value_at
 from colaworld.experiments.reproduce_store import StoredCell
+from colaworld.experiments.reproduce_verdicts import Cells, latent_flops
 
 
 Stages = dict[str, tuple[int, float]]
@@ -68,9 +68,21 @@ def test_the_cheaper_recipe_may_win_at_equal_compute() -> None:
 
 def test_seeds_have_an_interval_and_late_starters_say_so() -> None:
     runs = [run("cola", COLA, {20: 3.0 + seed, 100: 1.0 + seed}, seed) for seed in (0, 1)]
-    late = run("two_stage", {"lam": (50, 5000.0), "world": (50, 800.0)}, {75: 3.0, 100: 2.5})
-    table = compute_table(by_name(*runs, late), ("cola", "two_stage"), (0, 1))
+    late = {"lam": (50, 5000.0), "world": (50, 800.0)}
+    runs += [run("two_stage", late, {75: 3.0, 100: 2.5}, seed) for seed in (0, 1)]
+    table = compute_table(by_name(*runs), ("cola", "two_stage"), (0, 1))
     assert "<b>1.5000</b> [" in table and "predicts nothing yet" in table and "and at equal compute too." in table
+
+
+def test_only_seeds_that_all_have_are_compared() -> None:
+    """The second seed of cola alone is far better: it says nothing of the other recipe."""
+    runs = [run("cola", COLA, {20: 3.0, 100: value}, seed) for seed, value in enumerate((2.0, 0.0))]
+    runs += [run("two_stage", TWO_STAGE, {75: 3.0, 100: 1.5}, seed) for seed in (0, 2)]
+    table = compute_table(by_name(*runs), ("cola", "two_stage"), (0, 1, 2))
+    assert "2.0000 (one seed)" in table and "1.5000 (one seed)" in table
+    assert "Over the seeds that all of them have (0) two-stage (30/60 + 30/60) is lowest at equal steps" in table
+    del runs[0]
+    assert "Fewer than two" in compute_table(by_name(*runs), ("cola", "two_stage"), (0, 1, 2)), "no seed of both"
 
 
 def test_nothing_to_compare_is_said() -> None:

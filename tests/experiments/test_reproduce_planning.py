@@ -6,23 +6,29 @@ import numpy as np
 import pytest
 
 from colaworld.experiments.reproduce_cells import SCALES
-from colaworld.experiments.reproduce_claims import (
-    CLAIMS,
+from colaworld.experiments.reproduce_claims import CLAIMS, Claim
+from colaworld.experiments.reproduce_measures import CLOSEST, COSINE, COSINE_GAIN, FOLLOWS, PLANNING, SUCCESS
+from colaworld.experiments.reproduce_report import report
+from colaworld.experiments.reproduce_store import StoredCell
+from colaworld.experiments.reproduce_verdicts import (
+    EMPTY,
     FAILS,
     HOLDS,
     NOT_RUN,
     OPEN,
     Cells,
-    Claim,
     gain_intervals,
     judge,
 )
-from colaworld.experiments.reproduce_measures import CLOSEST, COSINE, COSINE_GAIN, PLANNING, SUCCESS
-from colaworld.experiments.reproduce_report import report
-from colaworld.experiments.reproduce_store import StoredCell
 
 SEEDS = (0, 1, 2)
-TWO_STAGE, LABELS, CONTEXT = (claim for claim in CLAIMS if isinstance(claim, Claim) and claim.measure is SUCCESS)
+PLANS = {
+    (claim.first, claim.second): claim for claim in CLAIMS if isinstance(claim, Claim) and claim.measure is SUCCESS
+}
+TWO_STAGE, LABELS, CONTEXT = (
+    PLANS[pair]
+    for pair in (("cola", "two_stage"), ("cola_labels_1", "real_actions_labels_1"), ("cola", "plain_adapter"))
+)
 
 
 def finished(variant: str, seed: int) -> StoredCell:
@@ -43,9 +49,9 @@ def page(cells: Cells) -> str:
 
 
 def looked_at(*, cosine: float, **other) -> dict:
-    """An offline look at 12 plans."""
+    """An offline look at 12 plans, in a model that follows actions."""
     noise = 0.01 * np.random.default_rng(0).normal(size=12)
-    chance = {"cosine_by_chance": [0.1] * 12, "cost_to_rest": [0.5] * 12}
+    chance = {"cosine_by_chance": [0.1] * 12, "cost_to_rest": [0.5] * 12, "recorded_to_rest": [0.6] * 12}
     return {"about": "CEM of 32 x 2", "clips": 12, "cosine": list(cosine + noise), **chance, **other}
 
 
@@ -57,9 +63,9 @@ def episodes(reached: int, **other) -> dict:
     return {**found, **other}
 
 
-def planner(variant: str, seed: int, cosine: float | None = None, reached: int | None = None) -> StoredCell:
+def planner(variant: str, seed: int, cosine: float | None = None, reached: int | None = None, **other) -> StoredCell:
     cell = finished(variant, seed)
-    cell.evaluation["planning"] = None if cosine is None else looked_at(cosine=cosine)
+    cell.evaluation["planning"] = None if cosine is None else looked_at(cosine=cosine, **other)
     if reached is not None:
         cell.evaluation["episodes"] = episodes(reached)
     return cell
@@ -103,6 +109,27 @@ def test_goals_reached_decide(ours: int, theirs: int, outcome: str) -> None:
         assert gain_intervals(claim, COSINE, cells, SEEDS)[0].high < 0
 
 
+@pytest.mark.parametrize(("share", "outcome"), [(0.04, EMPTY), (0.06, HOLDS)])
+def test_who_does_not_follow_what_was_done_has_nothing_to_plan_with(share: float, outcome: str) -> None:
+    """In the second's model the recorded actions lead hardly nearer to their own goal than resting does."""
+    for claim in PLANS.values():
+        cells = pair(
+            claim,
+            {"reached": 14, "cosine": 0.5},
+            {"reached": 2, "cosine": 0.5, "recorded_to_rest": [1.0 - share] * 12},
+        )
+        found = judge(claim, cells, SEEDS)
+        assert found.outcome == outcome
+        assert FOLLOWS.mean(cells[f"{claim.second}-s0"]) == pytest.approx(share)
+        assert outcome == HOLDS or "is 0.040 with" in found.why and "nothing to plan with" in found.why
+
+
+def test_a_model_that_was_not_asked_whether_it_follows_is_not_judged() -> None:
+    cells = pair(TWO_STAGE, {"reached": 14, "cosine": 0.5}, {"reached": 2})
+    found = judge(TWO_STAGE, cells, SEEDS)
+    assert found.outcome == NOT_RUN and f"Not every run has measured this: {FOLLOWS.title}" in found.why
+
+
 def test_without_episodes_it_has_not_run_and_cosines_stand_beside() -> None:
     cells = pair(TWO_STAGE, {"cosine": 0.6}, {"cosine": 0.2})
     verdict = judge(TWO_STAGE, cells, SEEDS)
@@ -121,7 +148,11 @@ def test_other_goals_or_settings_are_not_compared() -> None:
     assert verdict.outcome == NOT_RUN and "cannot be compared" in verdict.why
     assert "dev, settings 1; dev, settings 2" in verdict.why
     planning = section(page(cells), "Planning")
-    assert "Not comparable between them" in planning and "dev, settings 2" in planning
+    rows = [row for row in planning.split("<tr>") if row.startswith("<td>share of goals reached in the simulator")]
+    for row, number, others in zip(rows, (1, 2), ("seed 1: in another row", "seed 0: in another row"), strict=True):
+        assert f"dev, settings {number}; not comparable with other rows" in row and others in row
+    assert "0.875" in rows[0] and "0.125" in rows[0], "what is comparable is compared"
+    assert "0.188 (one seed)" in rows[1] and "Δ" not in rows[1], "there is nothing of the second's beside it"
 
 
 def test_the_page_shows_planning_where_it_is_asked_for() -> None:
@@ -143,7 +174,9 @@ def test_the_page_shows_planning_where_it_is_asked_for() -> None:
 
 def test_unmeasured_planning_leaves_no_empty_table() -> None:
     part = section(page({"cola-s0": finished("cola", 0)}), "Planning")
-    assert "Measured by none of these runs: cosine of planned" in part and "<table>" not in part
+    ours, paper = part.split('<div class="paper">')
+    assert f"Measured by none of these runs: {FOLLOWS.title}; cosine of planned" in ours and "<table>" not in ours
+    assert "97.73" in paper and "21.20" in paper
 
 
 def test_where_episodes_were_played_is_said() -> None:

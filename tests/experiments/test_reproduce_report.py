@@ -13,11 +13,14 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from colaworld.experiments.reproduce_cells import GROUPS, SCALES, Cell
-from colaworld.experiments.reproduce_claims import CLAIMS, Cells
+from colaworld.experiments.reproduce_claims import CLAIMS, FAR
+from colaworld.experiments.reproduce_measures import action_use, constant_loss
 from colaworld.experiments.reproduce_plots import codebook_curves, data_address, worst_curve
 from colaworld.experiments.reproduce_report import LARGEST, report
 from colaworld.experiments.reproduce_store import StoredCell
+from colaworld.experiments.reproduce_tables import closer_table, measure_table
 from colaworld.experiments.reproduce_variants import VARIANTS
+from colaworld.experiments.reproduce_verdicts import Cells
 
 ALL = 3 * len(VARIANTS)
 
@@ -114,16 +117,29 @@ def test_the_full_page_shows_seeds_intervals_and_failures(full: str) -> None:
     assert "<b>28.62</b> [26.14, 31.11]" in full and "seed 0: 27.62<br>seed 1: 28.62<br>seed 2: 29.62" in full
     assert "failed</span> (3x): exit code 1: &lt;nan&gt;" in full and "(2 seeds)" in full and "seed 1: failed" in full
     assert f"Of {ALL} cells {ALL - 1} have finished, 1 have failed, 0 have not run" in full
-    assert "Has not run: fsq-s1 (failed)." in full
-    assert "random-features-v1 (n = 16 of ? features)" in full and "torch 2" in full and "python experiments/reproduce.py" in full
+    claims = full.split("<h2>The claims</h2>")[1].split("<h3>")[0]
+    failed = [row for row in claims.split("<tr>") if '<span class="failed"><b>a run failed</b></span>' in row]
+    assert len(failed) == 1 and "Failed: fsq-s1." in failed[0], "one claim is about that variant"
+    assert "random-features-v1 (n = 16 of ? features)" in full and "torch 2" in full
+    assert "python experiments/reproduce.py" in full
     assert "LPIPS at horizon 1" in full.split("Measured by none of these runs:")[1]
 
 
 def test_the_papers_figures_stand_apart(full: str) -> None:
     apart = re.findall(r'<div class="paper">.*?</table></div></div>', full, flags=re.S)
-    assert len(apart) == 5 and all("paper's figures" in each for each in apart)
+    assert len(apart) == 6 and all("paper's figures" in each for each in apart)
     for figure in ("167.77", "158.36", ".1614", ".1623", "115.45", "93.68", "73.54", "74.65"):
         assert figure in "".join(apart)
+    adapter, planning = (
+        next(each for each in apart if each in full.split(f"<h2>{title}")[1].split("<h2>")[0])
+        for title in ("Adapter robustness", "Planning")
+    )
+    assert "utilisation about 10 %, max-usage about 0.5" in adapter
+    for figure in ("97.73", "90.91", "21.20", "7.73", "p = 0.36"):
+        assert figure in planning
+    for table in apart:
+        widths = {row.count("<td>") + row.count("<th>") for row in table.split("<tr>")[1:]}
+        assert len(widths) == 1, "a cell for every column"
     rest = re.sub(r'<div class="paper">.*?</table></div></div>', "", full, flags=re.S)
     assert "115.45" not in rest
 
@@ -164,12 +180,85 @@ def test_cells_of_different_revisions_are_named() -> None:
     assert "The cells come from 2 different revisions of the code" in page(cells)
 
 
-def test_distances_on_different_networks_share_no_table() -> None:
+def rows_of(table: str, title: str) -> list[list[str]]:
+    """The cells of the rows of a measure that begins so."""
+    rows = [row.split("</td></tr>")[0].split("</td><td>") for row in table.split("<tr><td>")[1:]]
+    return [row for row in rows if row[0].startswith(title)]
+
+
+def test_distances_on_different_networks_share_no_row() -> None:
     cells = {f"cola-s{seed}": finished("cola", seed) for seed in (0, 1)}
     cells["cola-s1"].evaluation["before_adapter"] = {"idm": {"video": video(20.0)}}
     cells["cola-s1"].evaluation["before_adapter"]["idm"]["video"]["10"] |= {"frechet": {"name": "fvd", "value": 90.0}}
-    said = page(cells).split("Not comparable between them:")[1].split("</p>")[0]
-    assert "Fréchet distance at horizon 10" in said and "(fvd, random-features-v1)" in said and "PSNR" not in said
+    warmup = page(cells).split("<h2>Length of the warm-up")[1].split("<h2>")[0]
+    fvd, random = rows_of(warmup, "Fréchet distance at horizon 10")
+    assert "fvd; not comparable with other rows" in fvd[0] and "random-features-v1; not comparable" in random[0]
+    place = GROUPS["warmup"].variants.index("cola") + 1
+    assert fvd[place].startswith("90.000 (one seed)") and random[place].startswith("3.000 (one seed)")
+    assert "seed 0: in another row<br>seed 1: 90.000" in fvd[place]
+    assert "seed 0: 3.000<br>seed 1: in another row" in random[place]
+    ((title, *_),) = rows_of(warmup, "PSNR (dB) at horizon 10")
+    assert "not comparable" not in title
+
+
+def test_uses_of_actions_have_a_row_for_each_constant() -> None:
+    """Real actions are compared with their mean, codes with the commonest of them."""
+    cells = {f"{name}-s0": finished(name, 0) for name in ("cola", "real_actions")}
+    cells["real_actions-s0"].evaluation["before_adapter"]["adapter"] = {"use": 0.05, "flow": 0.19}
+    cells["cola-s0"].evaluation["before_adapter"]["idm"] |= {"use": 0.25, "flow": 0.15}
+    measures = (action_use("learned"), constant_loss("learned"))
+    table = measure_table(cells, ("cola", "real_actions"), (0,), measures)
+    code, mean = rows_of(table, "action use U")
+    assert "against the commonest code" in code[0] and "against the mean" in mean[0]
+    assert [cell.split(" ")[0] for cell in (code[1], mean[2])] == ["0.250", "0.050"]
+    assert code[2] == mean[1] == "<small>seed 0: in another row</small>" and "Δ" not in "".join((*code, *mean))
+    code, mean = rows_of(table, "flow loss of one constant action")
+    assert code[1].startswith("0.2000") and mean[2].startswith("0.2000")
+
+
+def test_differences_to_cola_are_paired_by_seed() -> None:
+    """Seeds differ by 1 dB from each other and the variants by 0.5, 0.7: the difference is known far better."""
+    cells = {f"{name}-s{seed}": finished(name, seed) for name in ("cola", "fsq", "simvq") for seed in (0, 1)}
+    cells |= {"fsq-s2": finished("fsq", 2), "continuous-s2": finished("continuous", 2)}
+    del cells["simvq-s1"]
+    for name, cell in cells.items():
+        more = {"fsq-s0": -0.5, "fsq-s1": -0.7, "fsq-s2": 9.0, "simvq-s0": 0.25}.get(name, 0.0)
+        cell.evaluation["before_adapter"]["idm"] = {"video": video(20.0 + cell.seed + more)}
+    far = rows_of(
+        measure_table(cells, ("fsq", "cola", "simvq", "continuous"), (0, 1, 2), (FAR,)), "PSNR (dB) at horizon 10"
+    )[0]
+    assert "<small>Δ -0.60 [-1.87, +0.67]</small>" in far[1], "the third seed is not cola's"
+    assert "Δ" not in far[2] and "<small>Δ +0.25</small>" in far[3] and "Δ" not in far[4]
+    below = measure_table(cells, ("fsq", "cola"), (0, 1, 2), (FAR,)).split("</table>")[1]
+    assert "Δ: difference to cola (warm-up 8/60), paired by the seeds that both have" in below
+    other = measure_table(cells, ("fsq", "simvq"), (0, 1, 2), (FAR,))
+    assert "Δ: difference to FSQ" in other and "Δ +0.75" in other, "without cola the first is the reference"
+    assert "Δ" not in measure_table(cells, ("cola", "two_stage"), (0, 1, 2), (FAR,)), "nothing to explain"
+    cells["fsq-s0"].evaluation["before_adapter"]["idm"] = {"video": video(20.0 - 1e-3)}
+    assert "Δ +0.00</small>" in measure_table(cells, ("fsq", "cola"), (0,), (FAR,)), "nothing is below nothing"
+
+
+def test_bounds_of_all_runs_are_shown_or_said_to_be_missing(full: str) -> None:
+    warmup = full.split("<h2>Length of the warm-up")[1].split("<h2>")[0]
+    assert "For copying the last frame: PSNR (dB) at horizon 1 24.50; " in warmup
+    assert "For the real frames through the codec, which bounds all runs: not measured yet." in warmup
+    cell = finished("cola", 0)
+    cell.evaluation["codec"] = {"video": video(30.0)}
+    assert "which bounds all runs: PSNR (dB) at horizon 1 37.50; " in page({"cola-s0": cell})
+
+
+def test_closer_measures_stand_in_the_table_with_why_they_say_nothing() -> None:
+    cells = {f"{name}-s{seed}": finished(name, seed) for name in ("cola", "continuous") for seed in (0, 1, 2)}
+    for name, cell in cells.items():
+        if name.startswith("continuous"):
+            cell.evaluation["before_adapter"]["idm"] = cell.evaluation["before_adapter"]["idm"] | {"health": None}
+    table = closer_table(cells, (0, 1, 2))
+    (row,) = rows_of(table, "VQ codes predict better than continuous")
+    assert "against the commonest code; against the mean" in row[1] and "gain 0.0000 [0.0000, 0.0000]" in row[2]
+    (row,) = rows_of(table, "VQ codes predict better than FSQ")
+    assert row[1:] == ['<span class="none">has not run</span>'] * 3
+    (row,) = rows_of(table, "Going from the IDM&#x27;s codes")
+    assert row[1] == "" and len(row) == 4
 
 
 def test_a_page_that_grew_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,6 +275,23 @@ def test_curves_show_the_worse_token_without_idle_transitions() -> None:
     assert worst_curve(cell.curves, "entropy")[1].tolist() == [1.5, 0.5]
     cell.curves.clear()
     assert worst_curve(cell.curves, "entropy") is None and codebook_curves({"cola-s0": cell}, ("cola",), (0,)) is None
+
+
+def test_no_legend_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the titles of a group are."""
+    reached = []
+
+    def looked(figure: plt.Figure) -> str:
+        figure.canvas.draw()
+        edges = [legend.get_window_extent().transformed(figure.transFigure.inverted()) for legend in figure.legends]
+        reached.extend(max(edge.x1, edge.y1, 1.0 - edge.y0) for edge in edges)
+        return data_address(figure)
+
+    monkeypatch.setattr("colaworld.experiments.reproduce_plots.data_address", looked)
+    cells = {f"{name}-s0": finished(name, 0) for name in VARIANTS}
+    for group in GROUPS.values():
+        assert codebook_curves(cells, group.variants, (0,))
+    assert len(reached) == len(GROUPS) and max(reached) <= 1.0
 
 
 def test_a_plot_keeps_the_colours_of_its_thinnest_lines() -> None:
