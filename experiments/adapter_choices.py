@@ -8,7 +8,8 @@ Paper, adapter robustness: a two-layer MLP from the action alone that regresses 
 point nearest the right code, classes) with each context is fitted anew on the codes of the same latent action model,
 and drives the world model as it is, snapped and unsnapped, beside the inverse dynamics model's (IDM's) own codes and
 all of them shuffled between clips; with ``--fine-tune`` again after so many steps of the recipe's adapter stage, each
-from the same start. Fits and evaluation take the same clips and the same draws for all.
+from the same start. That stage is the run's own, with the flags in its ``config.json``; a system without one gets the
+trainer's defaults. Fits and evaluation take the same clips and the same draws for all.
 
 Windows of one trajectory are not independent: intervals are over trajectories.
 """
@@ -88,10 +89,27 @@ def fresh_adapter(system: ColaSystem, kind: AdapterKind, context: int, *, snap: 
     ).to(next(system.codec.parameters()).device)
 
 
-def stage_of(steps: int, batch_size: int) -> StageConfig:
-    """The adapter stage as a training run has it, of another length."""
+def stage_of(steps: int, batch_size: int, run: Path | None = None) -> StageConfig:
+    """The adapter stage, of ``steps`` with batches of ``batch_size``: everything else as the run or system in ``run``
+    had it, by the ``config.json`` of its run folder, and as trainings have it by default where there is none.
+
+    ValueError naming the file when what it has in that place is no stage.
+    """
     usual = TrainConfig().adapter
-    return replace(usual, steps=steps, batch_size=batch_size, learning_rate_warmup=min(50, steps // 5))
+    path = None if run is None else run_folder(system_folder(run)) / "config.json"
+    if path is not None and path.is_file():
+        try:
+            said = json.loads(path.read_text(encoding="utf-8"))
+            usual = StageConfig(**said["adapter"]) if "adapter" in said else usual
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: field 'adapter' is no stage of this version ({error})") from error
+    grows = min(usual.learning_rate_warmup, steps // 5)
+    return replace(usual, steps=steps, batch_size=batch_size, learning_rate_warmup=grows)
+
+
+def run_folder(path: Path) -> Path:
+    """The folder of the run that ``path`` is, or whose system it is."""
+    return path.parent if path.name == "system" else path
 
 
 def fine_tuned(
@@ -248,7 +266,7 @@ def adapter_choices(
         data: what train_world_model.py takes; default: the starter data.
         source: how to read data that colaworld did not record.
         fit: budget of each fit.
-        fine_tune: steps of the adapter stage after each fit; 0: none.
+        fine_tune: steps of the run's adapter stage after each fit; 0: none.
         batch_size: clips in a batch of these steps.
         clips: held-out windows.
         video: feature networks that are files, for FVD and LPIPS.
@@ -267,6 +285,7 @@ def adapter_choices(
     train.require_actions("an adapter")
     check_fits(folder, system, train)
     windows, trajectories = windows_of(held_out.episodes, HeldOutConfig(clips=clips, strips=0, seed=seed))
+    stage = stage_of(fine_tune, batch_size, run)
     made: list[dict[str, Any]] = []
     for kind in kinds:
         for frames in context:
@@ -276,10 +295,11 @@ def adapter_choices(
             report = measure(fitted, windows, video)
             made.append({**choice, "fine_tune": 0, "fit": said, "report": report})
             if fine_tune:
-                tuned = fine_tuned(fitted, stage_of(fine_tune, batch_size), train, held_out, seed=seed)
+                tuned = fine_tuned(fitted, stage, train, held_out, seed=seed)
                 report = measure(tuned, windows, video)
                 made.append({**choice, "fine_tune": fine_tune, "fit": said, "report": report})
     settings = {"fit": asdict(fit), "fine_tune": fine_tune, "batch_size": batch_size, "seed": seed}
+    settings |= {"stage": asdict(stage) if fine_tune else None}
     content = {"format": FORMAT, "recipe": system.info.recipe, "weights": system_hash(folder), "settings": settings}
     content |= {"trajectories": trajectories, "choices": rounded(made, EVALUATION_DIGITS)}
     lines = (f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in content.items())

@@ -8,6 +8,8 @@ For each system (folder of a run, or a system), with codec and latent action mod
     fitted       a fresh adapter of the same make, fitted on the second data's training trajectories
     fine-tuned   and then the recipe's adapter stage there, which also moves the world model
 
+That stage has the flags that the run's ``config.json`` says it was trained with (the trainer's defaults where there is
+none), but for its length and batches.
 ``real_actions`` has no LAM: its action encoder only learns together with the world model, so it has no "fitted".
 A codec that never saw the scenes is a ceiling for everything: its own PSNR stands in the first lines, there and at
 home.
@@ -34,6 +36,7 @@ from colaworld.experiments.adapter_choices import (
     fresh_adapter,
     interval_text,
     measure,
+    run_folder,
     stage_of,
     standards,
     windows_of,
@@ -48,9 +51,11 @@ from colaworld.experiments.provenance import file_hash
 from colaworld.experiments.report import aligned
 from colaworld.experiments.reproduce_measures import Measure, Value, found, health, number
 from colaworld.experiments.reproduce_store import EVALUATION_DIGITS, rounded
+from colaworld.experiments.stage_config import StageConfig
 from colaworld.experiments.video_metrics import VideoMetricsConfig
 
-FORMAT = 1
+FORMAT = 2
+"""1: every system was fine-tuned with the trainer's default stage."""
 LAST = 10
 STEPS = ("home", "zero_shot", "fitted", "fine_tuned")
 """The columns; ``home`` is the run's own ``evaluation.json``, on its own clips."""
@@ -106,13 +111,13 @@ def look(
     windows: HeldOutConfig,
     networks: VideoMetricsConfig,
     fit: AdapterFitConfig,
-    adapter_steps: int,
-    batch_size: int,
+    stage: StageConfig,
     seed: int,
     folder: Path,
 ) -> dict[str, Any]:
     """The three reports on the second data (None where a part does not apply, and ``notes`` says why); tables and
-    strips of imagined video go into ``folder``. The system itself is left as it was.
+    strips of imagined video go into ``folder``. ``stage`` is that of the fine-tuning. The system itself is left as it
+    was.
     """
     notes: list[str] = []
     evaluation = Evaluation(train, held_out, config, windows, networks)
@@ -127,8 +132,8 @@ def look(
         system = replace(system, adapter=fresh)
         said = fit_adapter(system, train.episodes, held_out.episodes, fit, seed=seed)
         report["fitted"] = {**measure(system, clips, networks), "fit": said}
-    if adapter_steps:
-        tuned = fine_tuned(system, stage_of(adapter_steps, batch_size), train, held_out, seed=seed)
+    if stage.steps:
+        tuned = fine_tuned(system, stage, train, held_out, seed=seed)
         report["fine_tuned"] = evaluation.finished(tuned, folder / "fine_tuned")
     else:
         notes.append("no steps of fine-tuning asked for")
@@ -137,20 +142,16 @@ def look(
 
 def home_means(run: Path, more: Mapping[str, Any]) -> dict[str, float]:
     """What the run's own ``evaluation.json`` (where there is one) and ``more`` say of ``MEASURES``, by title."""
-    report = {**more, **_read_json(_run_folder(run) / "evaluation.json")}
+    report = {**more, **_read_json(run_folder(run) / "evaluation.json")}
     values = {measure.title: measure.read(report) for measure in MEASURES}
     return {title: float(value.mean()) for title, value in values.items() if value is not None}
 
 
 def name_and_seed(run: Path) -> tuple[str, int | None]:
     """What a run is called and the seed of its weights, as its ``config.json`` has it (None: not known)."""
-    folder = _run_folder(run).resolve()
+    folder = run_folder(run).resolve()
     name = folder.name if (folder / "system").is_dir() else f"{folder.parent.name}/{folder.name}"
     return name, (_read_json(folder / "config.json").get("loop") or {}).get("seed")
-
-
-def _run_folder(run: Path) -> Path:
-    return run.parent if run.name == "system" else run
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -231,7 +232,7 @@ def second_data(
         home: where the codec at home is measured; default: the starter data.
         evaluation: how much is evaluated.
         fit: budget of the fresh adapter's fit.
-        adapter_steps: steps of the adapter stage after it; 0: none.
+        adapter_steps: steps of the run's adapter stage after it; 0: none.
         batch_size: clips in a batch of these steps.
         clips: held-out windows.
         video: feature networks that are files, for FVD and LPIPS.
@@ -273,6 +274,8 @@ def second_data(
         at_home, _ = windows_of(at_home.episodes, windows)
         record = {"format": FORMAT, "name": name, "recipe": system.info.recipe, "seed": trained_with}
         record |= {"weights": weights, "settings": settings, "trajectories": windows_of(held_out.episodes, windows)[1]}
+        stage = stage_of(adapter_steps, batch_size, run)
+        record["stage"] = asdict(stage) if adapter_steps else None
         record["home"] = home_means(run, standards(system, at_home, video))
         record |= look(
             system,
@@ -282,8 +285,7 @@ def second_data(
             windows=windows,
             networks=video,
             fit=fit,
-            adapter_steps=adapter_steps,
-            batch_size=batch_size,
+            stage=stage,
             seed=seed,
             folder=strips / name,
         )

@@ -25,6 +25,7 @@ from colaworld.experiments.batches import Batch
 from colaworld.experiments.held_out import HeldOutConfig, held_out_windows
 from colaworld.experiments.presets import PRESETS, build
 from colaworld.experiments.reproduce_measures import health, number, video
+from colaworld.experiments.train_config import TrainConfig, remember_run
 from colaworld.experiments.video_metrics import VideoMetricsConfig
 from colaworld.models.health import codebook_health
 
@@ -132,6 +133,26 @@ def test_fine_tuning_moves_a_copy_of_the_world_model_and_no_code(recording: Path
         assert bool(moved) == (name in ("video", "conditioner", "adapter")), (name, moved)
 
 
+def test_the_stage_is_the_runs_own_of_another_length(tmp_path: Path):
+    usual = TrainConfig().adapter
+    own = replace(usual, steps=75, learning_rate=4e-4, learning_rate_warmup=15, through_adapter=0.0, shift=0)
+    remember_run(TrainConfig(out=tmp_path / "run", adapter=own))
+    save_system(system_of(), tmp_path / "run" / "system")
+    for path in (tmp_path / "run", tmp_path / "run" / "system"):
+        assert stage_of(200, 5, path) == replace(own, steps=200, batch_size=5)
+    assert stage_of(40, 5, tmp_path / "run") == replace(own, steps=40, batch_size=5, learning_rate_warmup=8)
+    for path in (None, tmp_path / "no run"):
+        assert stage_of(400, 5, path) == replace(usual, steps=400, batch_size=5)
+        assert stage_of(40, 5, path).learning_rate_warmup == 8
+    config = tmp_path / "run" / "config.json"
+    config.write_text('{"loop": {"seed": 1}}')
+    assert stage_of(400, 5, tmp_path / "run") == replace(usual, steps=400, batch_size=5), "it says nothing of it"
+    for wrong in ('{"adapter": {"steps": 75, "unheard_of": 1}}', '{"adapter": 3}', "{"):
+        config.write_text(wrong)
+        with pytest.raises(ValueError, match="config.json: field 'adapter' is no stage of this version"):
+            stage_of(400, 5, tmp_path / "run")
+
+
 def parts(system: ColaSystem) -> list[tuple[str, torch.nn.Module]]:
     return list(system.parts().items())
 
@@ -156,9 +177,12 @@ def test_every_choice_starts_from_the_same_weights_and_is_in_the_table(
     recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     save_system(system_of(), tmp_path / "system")
+    remember_run(TrainConfig(out=tmp_path, adapter=replace(TrainConfig().adapter, learning_rate=3e-4)))
     out = tmp_path / "choices.json"
     chosen = {"kinds": ("regress", "classify"), "context": (2,), "fit": FIT, "fine_tune": 1, "batch_size": 2}
     adapter_choices(tmp_path, data=(recording,), clips=2, out=out, **chosen)
+    stage = json.loads(out.read_text())["settings"]["stage"]
+    assert (stage["steps"], stage["batch_size"], stage["learning_rate"]) == (1, 2, 3e-4), "the run's own"
     choices = json.loads(out.read_text())["choices"]
     made = [(each["kind"], each["context"], each["fine_tune"]) for each in choices]
     assert made == [("regress", 2, 0), ("regress", 2, 1), ("classify", 2, 0), ("classify", 2, 1)]

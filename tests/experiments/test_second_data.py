@@ -44,7 +44,8 @@ def run_of(folder: Path, recipe: str, seed: int) -> Path:
     """A run folder as training leaves it, as far as this script looks."""
     folder.mkdir()
     save_system(system_of(recipe, seed), folder / "system")
-    (folder / "config.json").write_text(json.dumps({"loop": {"seed": seed}}))
+    config = {"loop": {"seed": seed}, "adapter": {"steps": 75, "learning_rate": 3e-4, "through_adapter": 0.0}}
+    (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 
@@ -91,6 +92,9 @@ def test_a_system_is_measured_before_and_after_and_stays_as_it_was(small: dict[s
     second_data((run,), **small)
     (record,) = read_lines(small["out"])
     assert (record["name"], record["recipe"], record["seed"], record["notes"]) == ("cola-s3", "cola", 3, [])
+    stage = record["stage"]
+    assert (stage["steps"], stage["batch_size"], stage["learning_rate"]) == (1, 2, 3e-4), "the run's, of other length"
+    assert stage["through_adapter"] == 0.0
     zero, fitted, tuned = (record[step] for step in ("zero_shot", "fitted", "fine_tuned"))
     # The fit moves the adapter, the stage after it the world model, and nothing moves what codes are read.
     errors = {(step, name): record[step][name]["next_frame_error"] for step in STEPS[1:] for name in ("idm", "adapter")}
@@ -112,6 +116,7 @@ def test_a_model_of_real_actions_has_no_codes_and_says_so(small: dict[str, Any],
     second_data((run_of(tmp_path / "real", "real_actions", 0),), **small)
     (record,) = read_lines(small["out"])
     assert record["fitted"] is None and record["zero_shot"]["idm"] is None
+    assert record["stage"]["learning_rate"] == 3e-4
     assert len(record["notes"]) == 1 and record["notes"][0].startswith("no latent action model")
     assert record["zero_shot"]["adapter"]["next_frame_error"] != record["fine_tuned"]["adapter"]["next_frame_error"]
     title, *rows = table(record).splitlines()
@@ -129,6 +134,7 @@ def test_the_same_command_measures_only_what_is_missing(small: dict[str, Any], t
     runs = (run_of(tmp_path / "a", "cola", 0), run_of(tmp_path / "b", "two_stage", 0))
     second_data(runs[:1], **small)
     first = small["out"].read_bytes()
+    assert read_lines(small["out"])[0]["stage"]["learning_rate"] == 3e-4
     second_data(runs, **small)
     second_data((*runs, runs[0] / "system"), **small)  # the same weights by another path
     assert looked == ["cola", "two_stage"]
@@ -145,7 +151,11 @@ def test_a_file_of_other_settings_or_with_a_damaged_line_is_refused(small: dict[
     second_data((run,), **small)
     with pytest.raises(ValueError, match=r"out.jsonl: a was made with adapter_steps = 1, not 2; name another --out"):
         second_data((run,), **{**small, "adapter_steps": 2})
-    small["out"].write_text(small["out"].read_text() + '{"format": 1, "we\n')
+    whole = small["out"].read_text()
+    small["out"].write_text(whole.replace('"format": 2', '"format": 1'))
+    with pytest.raises(ValueError, match=r"line 1 holds no system \(format is 1, this version reads 2\)"):
+        second_data((run,), **small)
+    small["out"].write_text(whole + '{"format": 1, "we\n')
     with pytest.raises(ValueError, match=r"out.jsonl: line 2 holds no system"):
         second_data((run,), **small)
 
