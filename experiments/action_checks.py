@@ -4,7 +4,8 @@
 measured as Pearson's correlation, over clips and steps and pooled over x, y, z (each about its own mean), of how far
 the located gripper has come since the start, with how far the donor's really came. Correlation and not R2: imagined
 arms move too little as a rule, because a mean future is blurred, and R2 would take a short movement in the right
-direction for none at all.
+direction for none at all. Start, donor and the clips that stand for chance are of three trajectories of one scene:
+windows of one trajectory show the same arm on the same way.
 
 Displacement counts from the start and not from the frame before, since codes that name a *destination* carry the arm to
 the donor's path and then along it, with the donor's own steps. ``pull`` tells the two apart: imagined displacement is
@@ -50,10 +51,10 @@ class TransferReport:
     transferred: float
     """Codes drive another start: with their donor's displacement."""
     transferred_interval: Interval
-    """95 %, by resampling pairs."""
+    """95 %, by resampling trajectories of starts, each with all of its pairs."""
     by_chance: float
-    """The same imagined video with the displacements of all clips of its scene that had no part in it: one of them for
-    each start would be a chance result itself."""
+    """The same imagined video with the displacements of all clips of its scene from trajectories that had no part in
+    it: one of them for each start would be a chance result itself."""
     context: float
     """The same imagined video with what the start's own clip did: high where the context decides, not the codes."""
     pull: float
@@ -62,35 +63,62 @@ class TransferReport:
     """Each correlation for x, y and z alone."""
 
 
-def derangement(count: int, seed: int, scenes: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
-    """Numbers of starts and of the donor of each, another clip of the same scene.
+def derangement(
+    count: int, seed: int, scenes: Sequence[str] | None = None, trajectories: Sequence[str] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Numbers of starts and of the donor of each, a clip of another trajectory of the same scene; without
+    ``trajectories`` every clip is one.
 
-    Every clip of a scene is once each of the two; scenes of fewer than three clips are left out. ValueError when that
-    leaves none.
+    Every clip of a scene is once each of the two, but for those by which one trajectory has more than all others of its
+    scene. Scenes of fewer than three trajectories are left out. ValueError when that leaves none.
     """
+    least = "3 clips" if trajectories is None else "clips of 3 trajectories"
     scenes = ["" for _ in range(count)] if scenes is None else list(scenes)
-    if len(scenes) != count:
-        raise ValueError(f"{count} clips need as many scenes, got {len(scenes)}")
+    trajectories = [str(number) for number in range(count)] if trajectories is None else list(trajectories)
+    for what, these in (("scenes", scenes), ("trajectories", trajectories)):
+        if len(these) != count:
+            raise ValueError(f"{count} clips need as many {what}, got {len(these)}")
     draw = np.random.default_rng(derived_seed(seed, "derangement", count))
-    rows = []
+    rows: list[tuple[int, int]] = []
     for scene in dict.fromkeys(scenes):
-        ring = draw.permutation([number for number, each in enumerate(scenes) if each == scene])
-        if len(ring) >= 3:
-            rows += list(zip(ring, np.roll(ring, 1), strict=True))
+        drawn = draw.permutation([number for number, each in enumerate(scenes) if each == scene]).tolist()
+        clips_of: dict[str, list[int]] = {}
+        for number in drawn:
+            clips_of.setdefault(trajectories[number], []).append(number)
+        if len(clips_of) >= 3:
+            largest = max(clips_of.values(), key=len)
+            del largest[len(drawn) - len(largest) :]
+            # Trajectory by trajectory, each clip's donor comes as many places before it as the largest has clips: that
+            # is in another one, the ring being at least twice as long.
+            ring = [number for clips in clips_of.values() for number in clips]
+            rows += zip(ring, np.roll(ring, len(largest)).tolist(), strict=True)
     if not rows:
-        raise ValueError(f"code transfer needs 3 clips of one scene, got {count} clips of {len(set(scenes))} scenes")
+        raise ValueError(f"code transfer needs {least} of one scene, got {count} clips of {len(set(scenes))} scenes")
     start, donor = torch.from_numpy(np.array(sorted(rows), dtype=np.int64)).unbind(dim=1)
     return start, donor
 
 
-def bystanders(start: Tensor, donor: Tensor, scenes: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
-    """(place in ``start``, number of a clip) of every clip of a start's scene that is neither start nor donor."""
+def bystanders(
+    start: Tensor, donor: Tensor, scenes: Sequence[str] | None = None, trajectories: Sequence[str] | None = None
+) -> tuple[Tensor, Tensor]:
+    """(place in ``start``, number of a clip) of every clip of a start's scene whose trajectory is neither the start's
+    nor the donor's; without ``trajectories`` every clip is one.
+    """
     places, others = torch.cartesian_prod(torch.arange(len(start)), start).unbind(dim=1)
     kept = (others != start[places]) & (others != donor[places])
     if scenes is not None:
-        numbers = torch.tensor([sorted(set(scenes)).index(each) for each in scenes])
+        numbers = _numbered(scenes)
         kept &= numbers[others] == numbers[start[places]]
+    if trajectories is not None:
+        numbers = _numbered(trajectories)
+        kept &= (numbers[others] != numbers[start[places]]) & (numbers[others] != numbers[donor[places]])
     return places[kept], others[kept]
+
+
+def _numbered(names: Sequence[str] | Sequence[int]) -> Tensor:
+    """A number for each different name, in the place of the names."""
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return torch.tensor([numbers[name] for name in names])
 
 
 @torch.no_grad()
@@ -103,20 +131,22 @@ def code_transfer(
     seed: int,
     ee_pos: Tensor | None = None,
     scenes: Sequence[str] | None = None,
+    trajectories: Sequence[str] | None = None,
 ) -> TransferReport:
     """Drive starts with their own and with others' codes for ``horizon`` steps beyond the two context frames.
 
     Real displacements are those of ``ee_pos (n, T, 3)``, or of the located gripper where it is None. Puts the system's
-    parts in evaluation mode. ValueError for clips of fewer than 2 + horizon frames, positions that are not finite, too
-    few clips of a scene, and a system without a latent action model.
+    parts in evaluation mode. ``scenes`` and ``trajectories`` say of each clip what it is a window of; without them all
+    are of one scene, each of a trajectory of its own. ValueError for clips of fewer than 2 + horizon frames, positions
+    that are not finite, too few trajectories of a scene, and a system without a latent action model.
     """
     length = CONTEXT_FRAMES + horizon
     if horizon < 1 or frames.shape[1] < length:
         raise ValueError(f"code transfer over horizon={horizon} needs clips of {length} frames, got {frames.shape[1]}")
     if ee_pos is not None and not torch.isfinite(ee_pos).all():
         raise ValueError(f"{int((~torch.isfinite(ee_pos)).sum())} of {ee_pos.numel()} numbers of ee_pos are not finite")
-    start, donor = derangement(len(frames), seed, scenes)
-    place, bystander = bystanders(start, donor, scenes)
+    start, donor = derangement(len(frames), seed, scenes, trajectories)
+    place, bystander = bystanders(start, donor, scenes, trajectories)
     for part in system.parts().values():
         part.eval()
     model = system.model()
@@ -146,7 +176,11 @@ def code_transfer(
         n=len(start),
         horizon=horizon,
         **{name: correlation(*pair) for name, pair in pairs.items()},
-        transferred_interval=_correlation_interval(*pairs["transferred"], seed=seed),
+        transferred_interval=_correlation_interval(
+            *pairs["transferred"],
+            seed=seed,
+            clusters=start if trajectories is None else _numbered(trajectories)[start],
+        ),
         pull=_pull(driven, real[donor], (places[donor] - places[start])[:, :1]),
         per_dimension={
             name: tuple(correlation(a[..., k : k + 1], b[..., k : k + 1]) for k in range(3))
@@ -172,13 +206,17 @@ def _pearson(ab: Tensor, aa: Tensor, bb: Tensor) -> Tensor:
     return torch.where(aa * bb > 0, ab / (aa * bb).clamp_min(torch.finfo(torch.float64).tiny).sqrt(), 0.0)
 
 
-def _correlation_interval(a: Tensor, b: Tensor, *, seed: int) -> Interval:
-    """95 %, over clips; the steps of one clip are not independent."""
+def _correlation_interval(a: Tensor, b: Tensor, *, seed: int, clusters: Tensor) -> Interval:
+    """95 %, over ``clusters (n,)`` of pairs, which are drawn whole: neither the steps of one clip nor clips of one
+    trajectory are independent.
+    """
 
     def statistic(ab: np.ndarray, aa: np.ndarray, bb: np.ndarray, axis: int) -> np.ndarray:
         return _pearson(*(torch.from_numpy(sums.sum(axis=axis)) for sums in (ab, aa, bb))).numpy()
 
-    estimate, sums = correlation(a, b), tuple(_moments(a, b).T.numpy())
+    numbers = _numbered(clusters.tolist())
+    moments = torch.zeros(int(numbers.max()) + 1, 3, dtype=torch.float64).index_add_(0, numbers, _moments(a, b))
+    estimate, sums = correlation(a, b), tuple(moments.T.numpy())
     result = bootstrap(
         sums, statistic, paired=True, vectorized=True, method="percentile", rng=np.random.default_rng(seed)
     )

@@ -30,13 +30,14 @@ from torch.nn import functional as F
 
 from colaworld.adapters.action_adapter import ActionAdapter, AdapterKind, codes_of, context_windows, latents_of
 from colaworld.adapters.system import ColaSystem, load_system, staged, weights_path
-from colaworld.envs.demos import ClipDataset, Episode, SourceOptions, starter_path
+from colaworld.envs.demos import ClipDataset, SourceOptions, starter_path
 from colaworld.experiments.action_checks import adapter_confusion
 from colaworld.experiments.adapter_fit import AdapterFitConfig, fit_adapter
 from colaworld.experiments.batches import Batch, fixed_batch
 from colaworld.experiments.cli import main
 from colaworld.experiments.episode_log import write_text
-from colaworld.experiments.held_out import CONTEXT_FRAMES, HORIZONS, HeldOutConfig, held_out_windows, imagine_variants
+from colaworld.experiments.evaluation import windows_of
+from colaworld.experiments.held_out import CONTEXT_FRAMES, HORIZONS, HeldOutConfig, imagine_variants
 from colaworld.experiments.intervals import bootstrap_mean
 from colaworld.experiments.planning_world import system_folder, system_hash
 from colaworld.experiments.presets import PRESETS
@@ -189,12 +190,6 @@ def measure(system: ColaSystem, clips: Batch, video: VideoMetricsConfig) -> dict
                 report[name]["health"] = health_report(codes, sizes, moving)
                 report[name]["confusion"] = {"accuracy": confusion.accuracy, "majority": confusion.majority}
     return report
-
-
-def windows_of(episodes: Sequence[Episode], config: HeldOutConfig) -> tuple[Batch, list[str]]:
-    """The windows of ``held_out_windows``, and the trajectory that each is from."""
-    named = [replace(each, scene=f"{each.scene}/{each.demo}/{each.seed}") for each in episodes]
-    return held_out_windows(named, config)  # its draws do not look at names
 
 
 def interval_text(values: Sequence[float] | np.ndarray, trajectories: Sequence[str], digits: int) -> str:

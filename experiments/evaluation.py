@@ -9,8 +9,8 @@ interval can be drawn from are one number a clip.
 
 import json
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from colaworld.adapters.action_adapter import adapt, codes_of, context_windows
 from colaworld.adapters.system import ColaSystem
-from colaworld.envs.demos import ClipDataset
+from colaworld.envs.demos import ClipDataset, Episode
 from colaworld.envs.whole_file import whole_file
 from colaworld.experiments.action_checks import adapter_confusion, code_transfer
 from colaworld.experiments.batches import Batch, fixed_batch, frame_latents
@@ -45,7 +45,7 @@ FORMAT = 1
 BEFORE = "before_adapter.json"
 PLANNING, CODEC = "planning", "codec"
 TRANSFER_HORIZON = 5
-CLIPS_OF_A_SCENE = 3
+TRAJECTORIES_OF_A_SCENE = 3
 """Code transfer takes a start, a donor and a bystander of one scene."""
 
 
@@ -77,7 +77,9 @@ class Evaluation:
         video: VideoMetricsConfig,
     ) -> None:
         self.train, self.config, self.windows, self.video = train, config, windows, video
-        self.clips, self.scenes = held_out_windows(held_out.episodes, windows)
+        self.clips, self.trajectories = windows_of(held_out.episodes, windows)
+        scenes = {trajectory_of(each): each.scene for each in held_out.episodes}
+        self.scenes = [scenes[each] for each in self.trajectories]
         self.truth = self.clips.frames.float() / 255.0
 
     @torch.no_grad()
@@ -170,7 +172,8 @@ class Evaluation:
         if acted.any() and torch.isfinite(clips.actions).all():
             chosen = Batch(batch.frames[acted], batch.actions[acted], batch.ee_pos[acted])
             checks["probe"] = asdict(probe_system(system, chosen, clips))
-        enough = max(Counter(self.scenes).values()) >= CLIPS_OF_A_SCENE
+        different = Counter(scene for scene, _ in set(zip(self.scenes, self.trajectories, strict=True)))
+        enough = max(different.values()) >= TRAJECTORIES_OF_A_SCENE
         if enough and torch.isfinite(batch.ee_pos).all() and torch.isfinite(clips.ee_pos).all():
             locator = fit_locator(frame_latents(system.codec, batch.frames), batch.ee_pos)
             transfer = code_transfer(
@@ -181,9 +184,21 @@ class Evaluation:
                 seed=seed,
                 ee_pos=clips.ee_pos,
                 scenes=self.scenes,
+                trajectories=self.trajectories,
             )
             checks["transfer"] = asdict(transfer) | {"locator_cm": locator.error_cm(latents, clips.ee_pos)}
         return checks
+
+
+def trajectory_of(episode: Episode) -> str:
+    """What a trajectory is called: windows of the same are not independent."""
+    return f"{episode.scene}/{episode.demo}/{episode.seed}"
+
+
+def windows_of(episodes: Sequence[Episode], config: HeldOutConfig) -> tuple[Batch, list[str]]:
+    """The windows of ``held_out_windows``, and the trajectory that each is from."""
+    named = [replace(each, scene=trajectory_of(each)) for each in episodes]
+    return held_out_windows(named, config)  # its draws do not look at names
 
 
 def evaluate(
@@ -218,9 +233,7 @@ def _health(system: ColaSystem, indices: Tensor | None, latents: Tensor) -> list
     return health_report(indices, system.bottleneck.code_sizes, moving_transitions(latents))
 
 
-def _adapted_codes(
-    system: ColaSystem, read: Bottlenecked | None, answer: Tensor, latents: Tensor
-) -> dict[str, Any]:
+def _adapted_codes(system: ColaSystem, read: Bottlenecked | None, answer: Tensor, latents: Tensor) -> dict[str, Any]:
     """Health of the codes that an adapter's latent actions are nearest to, and how they compare with those read."""
     if read is None or read.indices is None:
         return {"health": None, "confusion": None}

@@ -39,12 +39,11 @@ from colaworld.experiments.adapter_choices import (
     run_folder,
     stage_of,
     standards,
-    windows_of,
 )
 from colaworld.experiments.adapter_fit import AdapterFitConfig, fit_adapter
 from colaworld.experiments.cli import main
 from colaworld.experiments.episode_log import write_text
-from colaworld.experiments.evaluation import Evaluation, EvaluationConfig
+from colaworld.experiments.evaluation import Evaluation, EvaluationConfig, windows_of
 from colaworld.experiments.held_out import HeldOutConfig
 from colaworld.experiments.planning_world import system_folder, system_hash
 from colaworld.experiments.provenance import file_hash
@@ -55,7 +54,7 @@ from colaworld.experiments.stage_config import StageConfig
 from colaworld.experiments.video_metrics import VideoMetricsConfig
 
 FORMAT = 2
-"""1: every system was fine-tuned with the trainer's default stage."""
+"""1: every system was fine-tuned with the trainer's default stage, and codes were transferred within trajectories."""
 LAST = 10
 STEPS = ("home", "zero_shot", "fitted", "fine_tuned")
 """The columns; ``home`` is the run's own ``evaluation.json``, on its own clips."""

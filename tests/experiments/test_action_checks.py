@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from colaworld.experiments.action_checks import (
     TransferReport,
+    _correlation_interval,
     adapter_confusion,
     bystanders,
     code_transfer,
@@ -100,9 +101,7 @@ def test_movements_that_are_too_short_still_count():
 
 def test_a_locator_that_sees_poorly_lowers_all_of_it():
     places = exact(clips().float() / 255.0)
-    report = transfer(
-        "movement", locator=lambda z: exact(z) + 0.05 * draw(z.shape[1], *z.shape[:-2]), ee_pos=places
-    )
+    report = transfer("movement", locator=lambda z: exact(z) + 0.05 * draw(z.shape[1], *z.shape[:-2]), ee_pos=places)
     assert report.ceiling < 0.9 and report.transferred < 0.9
     assert report.transferred_interval.low < report.transferred < report.transferred_interval.high
 
@@ -131,6 +130,66 @@ def test_pairs_are_of_one_scene_and_never_of_one_clip():
     assert len(found) == len(place) == 3 * 10 * 8 + 3
 
 
+def test_where_each_clip_is_a_trajectory_nothing_is_asked_of_them():
+    """Pairs, chance and interval are what they were before anything knew of trajectories."""
+    scenes, own = ["a", "b"] * 4 + ["a"], [f"trajectory {number}" for number in range(9)]
+    for trajectories in (None, own):
+        start, donor = derangement(9, 3, scenes, trajectories)
+        assert start.tolist() == list(range(9)) and donor.tolist() == [4, 3, 0, 5, 8, 7, 2, 1, 6]
+        place, bystander = bystanders(start, donor, scenes, trajectories)
+        assert place.tolist() == [0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 4, 4, 4, 5, 5, 6, 6, 6, 7, 7, 8, 8, 8]
+        assert bystander.tolist() == [2, 6, 8, 5, 7, 4, 6, 8, 1, 7, 0, 2, 6, 1, 3, 0, 4, 8, 3, 5, 0, 2, 4]
+        start, donor = derangement(7, 1, None, trajectories and trajectories[:7])
+        assert donor.tolist() == [5, 0, 4, 1, 3, 6, 2]
+    report = transfer("place")
+    assert report == transfer("place", trajectories=[str(number) for number in reversed(range(120))])
+    interval = report.transferred_interval
+    assert (interval.low, interval.high) == pytest.approx((0.0236295064398, 0.2052646234977), rel=1e-9)
+
+
+@pytest.mark.parametrize("sizes", [(4, 4, 4, 4), (1, 1, 1), (5, 1, 1), (1, 2, 9, 3), (2, 1, 1, 7), (6, 3, 3)])
+def test_pairs_and_bystanders_are_never_of_one_trajectory(sizes: tuple[int, ...]):
+    """32 windows of 8 trajectories, say; one may have more windows than all others."""
+    trajectories = [f"{scene}/{k}" for scene in "ab" for k, size in enumerate(sizes) for _ in range(size)]
+    scenes, count = [each[0] for each in trajectories], 2 * sum(sizes)
+    left_out = 2 * max(0, 2 * max(sizes) - sum(sizes))
+    for seed in range(5):
+        start, donor = derangement(count, seed, scenes, trajectories)
+        assert sorted(donor.tolist()) == start.tolist() == sorted(set(start.tolist()))
+        assert len(start) == count - left_out, "what one trajectory has beyond the others"
+        place, bystander = bystanders(start, donor, scenes, trajectories)
+        for one, other in zip(start.tolist(), donor.tolist(), strict=True):
+            assert trajectories[one] != trajectories[other] and scenes[one] == scenes[other]
+        for one, other, third in zip(start[place].tolist(), donor[place].tolist(), bystander.tolist(), strict=True):
+            assert len({trajectories[each] for each in (one, other, third)}) == 3 and scenes[one] == scenes[third]
+        assert set(place.tolist()) == set(range(len(start))), "each has something to be chance"
+    draws = {tuple(derangement(count, seed, scenes, trajectories)[1].tolist()) for seed in range(5)}
+    assert len(draws) > 1
+
+
+def test_a_scene_of_two_trajectories_has_nobody_to_be_chance():
+    trajectories = ["a/0"] * 3 + ["a/1"] * 3 + ["b/0", "b/1", "b/2"]
+    start, donor = derangement(9, 0, [each[0] for each in trajectories], trajectories)
+    assert start.tolist() == [6, 7, 8] and set(donor.tolist()) == {6, 7, 8}
+    with pytest.raises(ValueError, match="clips of 3 trajectories of one scene, got 6 clips of 1 scenes"):
+        derangement(6, 0, None, trajectories[:6])
+
+
+def test_windows_of_one_trajectory_count_once_in_the_interval():
+    """Ten times the same twelve pairs are worth twelve."""
+    a, b = draw(0, 12, HORIZON, 3), draw(1, 12, HORIZON, 3)
+    twelve, many = torch.arange(12), [each.repeat(10, 1, 1) for each in (a, b)]
+    once = _correlation_interval(a, b, seed=0, clusters=twelve)
+    copied = _correlation_interval(*many, seed=0, clusters=twelve.repeat(10))
+    assert (copied.low, copied.high) == pytest.approx((once.low, once.high))
+    narrow = _correlation_interval(*many, seed=0, clusters=torch.arange(120))
+    assert narrow.high - narrow.low < 0.5 * (once.high - once.low)
+    frames, whose = clips(12).repeat(10, 1, 1, 1, 1), [str(number % 12) for number in range(120)]
+    alone, together = (transfer("place", frames=frames, trajectories=each) for each in (None, whose))
+    wide, narrow = (each.transferred_interval.high - each.transferred_interval.low for each in (together, alone))
+    assert together.n == alone.n == 120 and wide > 1.5 * narrow
+
+
 def test_transfer_names_what_is_missing():
     with pytest.raises(ValueError, match="horizon=6 needs clips of 8 frames, got 7"):
         transfer("movement", horizon=6)
@@ -138,6 +197,8 @@ def test_transfer_names_what_is_missing():
         transfer("movement", frames=clips(2))
     with pytest.raises(ValueError, match="120 clips need as many scenes, got 1"):
         transfer("movement", scenes=["a"])
+    with pytest.raises(ValueError, match="120 clips need as many trajectories, got 2"):
+        transfer("movement", trajectories=["a", "b"])
     with pytest.raises(ValueError, match="3 of 2520 numbers of ee_pos are not finite"):
         places = exact(clips().float())
         places[3, 4] = torch.nan

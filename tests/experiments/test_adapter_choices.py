@@ -18,11 +18,9 @@ from colaworld.experiments.adapter_choices import (
     interval_text,
     measure,
     stage_of,
-    windows_of,
 )
 from colaworld.experiments.adapter_fit import AdapterFitConfig
 from colaworld.experiments.batches import Batch
-from colaworld.experiments.held_out import HeldOutConfig, held_out_windows
 from colaworld.experiments.presets import PRESETS, build
 from colaworld.experiments.reproduce_measures import health, number, video
 from colaworld.experiments.train_config import TrainConfig, remember_run
@@ -155,16 +153,6 @@ def test_the_stage_is_the_runs_own_of_another_length(tmp_path: Path):
 
 def parts(system: ColaSystem) -> list[tuple[str, torch.nn.Module]]:
     return list(system.parts().items())
-
-
-def test_windows_are_those_of_every_evaluation_and_know_their_trajectory(recording: Path):
-    episodes, config = clips_of(recording, "validation").episodes, HeldOutConfig(clips=7, strips=0, seed=3)
-    found, names = windows_of(episodes, config)
-    assert torch.equal(found.frames, held_out_windows(episodes, config)[0].frames)
-    for frames, name in zip(found.frames.numpy(), names, strict=True):
-        episode = next(each for each in episodes if name == f"{each.scene}/{each.demo}/{each.seed}")
-        assert any(np.array_equal(frames, episode.clip(start, 12).frames) for start in range(5))
-    assert len(set(names)) == 3
 
 
 def test_an_interval_counts_trajectories_and_not_windows():
