@@ -27,7 +27,16 @@ from colaworld.adapters.system import ColaSystem, save_system, staged
 from colaworld.envs.demos import ClipDataset
 from colaworld.experiments.averages import Averages
 from colaworld.experiments.batch_parts import Part, agreed, means, parts_of
-from colaworld.experiments.batches import Batch, StepBatches, collate, crop_copies, cropped, derived_seed, frame_latents
+from colaworld.experiments.batches import (
+    Batch,
+    StepBatches,
+    collate,
+    crop_copies,
+    cropped,
+    derived_seed,
+    fixed_batch,
+    frame_latents,
+)
 from colaworld.experiments.budget import StageCost, record_cost, step_flops
 from colaworld.experiments.guard import CodebookCollapse, Guard, GuardConfig, Verdict
 from colaworld.experiments.loader import WaitingTime, clip_loader, load_loader, on_device
@@ -45,6 +54,7 @@ from colaworld.models.backbones import Backbone
 
 PATIENCE = timedelta(hours=2)
 """How long processes wait for the main one, which evaluates alone."""
+RECALIBRATING_CLIPS, RECALIBRATING_BATCH = 256, 32
 
 
 @dataclass
@@ -231,7 +241,7 @@ def train_stage(
     bar.close()
     system = averages.taken()
     if config.steps:
-        _recalibrate(system, turn, data)
+        _recalibrate(system, turn, _recalibrating_clips(data, loop.seed))
     if stage == "codec" and config.steps:
         system.codec.standardise(_standardising_frames(data.train))
     system = staged(system, stage)
@@ -317,17 +327,25 @@ def compile_training(video: Backbone) -> None:
 def _watched(averages: Averages, turn: Turn, data: Data, seed: int, bar: tqdm) -> dict[str, float]:
     """The watched numbers under the averaged weights, also shown above the bar."""
     with averages.looked_at() as system:
-        _recalibrate(system, turn, data)
+        _recalibrate(system, turn, data.watched_train)
         numbers = watch(staged(system, turn.stage), turn, data.watched_train, data.held_out, seed=seed)
     say(bar, f"{turn.stage} held out: " + "  ".join(f"{key} {value:.3f}" for key, value in numbers.items()))
     return {f"held_out/{key}": value for key, value in numbers.items()}
 
 
 @torch.no_grad()
-def _recalibrate(system: ColaSystem, turn: Turn, data: Data) -> None:
-    """The bottleneck standardises by the averaged weights' own statistics, where those weights changed."""
+def _recalibrate(system: ColaSystem, turn: Turn, clips: Batch) -> None:
+    """The bottleneck standardises by the averaged weights' own statistics on ``clips``, where those weights changed."""
     if "inverse_dynamics" in turn.trained:
-        system.bottleneck.recalibrate(system.inverse_dynamics(frame_latents(system.codec, data.watched_train.frames)))
+        parts = clips.frames.split(RECALIBRATING_BATCH)
+        raw = [system.inverse_dynamics(frame_latents(system.codec, frames)) for frames in parts]
+        system.bottleneck.recalibrate(torch.cat(raw))
+
+
+def _recalibrating_clips(data: Data, seed: int) -> Batch:
+    """What a trained stage keeps its statistics of: with few clips, codes of others would turn on which these were."""
+    clips = fixed_batch(data.train, RECALIBRATING_CLIPS, derived_seed(seed, "recalibrate"), Mixture.of(data.train, data.weights))
+    return clips.to(data.watched_train.frames.device)
 
 
 def _standardising_frames(dataset: ClipDataset) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from colaworld.adapters.system import load_system
 from colaworld.envs.demos import Clip, Episode
-from colaworld.experiments.batches import StepBatches, fixed_batch, random_shift
+from colaworld.experiments.batches import StepBatches, fixed_batch, frame_latents, random_shift
 from colaworld.experiments.budget import read_costs
 from colaworld.experiments.held_out import HeldOutConfig, compare, report_held_out
 from colaworld.experiments.loader import WaitingTime
@@ -246,6 +246,16 @@ def test_a_stage_moves_its_own_parts_and_no_other(tmp_path, stage):
         # The codebook is filled by k-means when it first sees tokens, whoever trains.
         if name != "bottleneck":
             assert moved == (name in COLA.turn(stage).trained), name
+
+
+def test_a_trained_bottleneck_standardises_by_many_clips_and_not_by_the_few_that_are_watched(tmp_path):
+    clips = Squares(episodes=9)
+    system = run(tmp_path, "joint", clips)  # four of the nine are watched
+    frames = torch.stack([torch.from_numpy(each.frames) for each in clips.episodes])
+    with torch.no_grad():
+        raw = system.inverse_dynamics(frame_latents(system.codec, frames)).flatten(0, -2)
+    torch.testing.assert_close(system.bottleneck.norm.running_mean, raw.mean(dim=0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(system.bottleneck.norm.running_var, raw.var(dim=0), rtol=1e-3, atol=1e-6)
 
 
 def test_logged_numbers(tmp_path):
