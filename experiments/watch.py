@@ -27,13 +27,14 @@ def displacement_r2(train: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor
     mean, scale = features.mean(dim=0), features.std(dim=0).clamp_min(1e-3)
 
     def design(x: Tensor) -> Tensor:
-        return torch.cat([(x - mean) / scale, torch.ones(len(x), 1)], dim=1).double()
+        return ((x - mean) / scale).double()
 
-    a, b = design(features), targets.double()
+    a, centre = design(features), targets.double().mean(dim=0)  # the ridge does not pull at the constant
+    b = targets.double() - centre
     weights = torch.linalg.solve(a.T @ a + RIDGE * len(a) * torch.eye(a.shape[1]).double(), a.T @ b)
-    truth = held_out[1].double()
+    truth = held_out[1].double() - centre
     residual = (design(held_out[0]) @ weights - truth).square().sum()
-    return float(1.0 - residual / (truth - b.mean(dim=0)).square().sum())
+    return float(1.0 - residual / truth.square().sum())
 
 
 def _steps(model: ColaModel, latents: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

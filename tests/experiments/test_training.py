@@ -346,6 +346,8 @@ def test_displacement_r2_against_known_answers():
     features = torch.randn(400, 5, generator=torch.Generator().manual_seed(0))
     linear = features @ torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
     assert displacement_r2((features[:200], linear[:200]), (features[200:], linear[200:])) > 0.99
+    high = 0.05 * linear + 100.0  # far from the origin for its spread, as the gripper's place in the world is
+    assert displacement_r2((features[:200], high[:200]), (features[200:], high[200:])) > 0.99
     noise = torch.randn(400, 3, generator=torch.Generator().manual_seed(2))
     assert displacement_r2((features[:200], noise[:200]), (features[200:], noise[200:])) < 0.1
 
