@@ -215,7 +215,7 @@ def cost_correlation(config: Annotated[CorrelationConfig, tyro.conf.OmitArgPrefi
     plain = unlearned_costs(last=config.last, blur=config.blur)
     folder = config.goal_models or usual_goal_models(config.run, config.preset)
     models = load_goal_models(folder, codec) if folder else GoalModels(about={})
-    costs_of = {each: plain | learned_costs(models, each, last=config.last) for each in categories}
+    costs_of = {each: plain | learned_costs(models, each, last=config.last, blur=config.blur) for each in categories}
     learned = file_hash(folder) if folder else None
     settings = {**tasks.identity, "checkpoint": loaded.checkpoint, "goal_models": learned}
     simulation = LiberoSimulation(manifest, workers=config.workers)

@@ -50,11 +50,15 @@ def unlearned_costs(*, last: int | None, blur: float) -> dict[str, Cost]:
     }
 
 
-def learned_costs(models: GoalModels, category: str, *, last: int | None) -> dict[str, Cost]:
-    """What there is among distance, goal progress, success, and VP2's sum of pixels and success."""
+def learned_costs(models: GoalModels, category: str, *, last: int | None, blur: float) -> dict[str, Cost]:
+    """What there is among distance, its sum with blurred pixels, goal progress, success, and VP2's sum of pixels and
+    success.
+    """
     costs = {}
     if models.distance is not None:
-        costs["distance"] = Cost(objective=distance_goal(models, category, last=last))
+        distance = distance_goal(models, category, last=last)
+        both = WeightedSum(terms=(PixelGoal(last=last, blur=blur), distance), weights=(1.0, 1.0))
+        costs |= {"distance": Cost(objective=distance), "blurred pixel and distance": Cost(objective=both)}
     if models.progress is not None:
         costs["progress"] = Cost(objective=progress_goal(models, last=last))
     if models.success is not None:
