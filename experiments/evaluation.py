@@ -125,7 +125,9 @@ class Evaluation:
         """`planning_check` of a system that acts on real actions; None for another."""
         if system.info.stage != "adapter" and system.inverse_dynamics is not None:
             return None
-        return planning_check(system, self._on_device(system), self.scenes, self.config.planning)
+        return planning_check(
+            system, self._on_device(system), self.scenes, self.config.planning, self.trajectories
+        )
 
     def _on_device(self, system: ColaSystem) -> Batch:
         for part in system.parts().values():

@@ -102,31 +102,38 @@ def moving_clips(clips: Batch, config: PlanningCheckConfig) -> list[int]:
     return fitting.nonzero().flatten().tolist()[: config.clips]
 
 
-def other_goals(numbers: Sequence[int], scenes: Sequence[str]) -> list[int]:
-    """For each of ``numbers`` (clips of these ``scenes``) the next of the same scene in a ring, or of all where it is
-    the scene's only one. ValueError for fewer than two.
+def other_goals(numbers: Sequence[int], scenes: Sequence[str], trajectories: Sequence[str]) -> list[int]:
+    """For each of ``numbers`` (clips of these ``scenes`` and ``trajectories``) the next of another trajectory of the
+    same scene in a ring; else of another trajectory, else just another. ValueError for fewer than two.
     """
     if len(numbers) < 2:
         raise ValueError(f"another clip's goal needs 2 clips, got {len(numbers)}")
     others = []
-    for number in numbers:
-        ring = [each for each in numbers if scenes[each] == scenes[number]]
-        ring = ring if len(ring) > 1 else list(numbers)
-        others.append(ring[(ring.index(number) + 1) % len(ring)])
+    for place, number in enumerate(numbers):
+        ring = [*numbers[place + 1 :], *numbers[:place]]
+        apart = [each for each in ring if trajectories[each] != trajectories[number]]
+        near = [each for each in apart if scenes[each] == scenes[number]]
+        others.append((near or apart or ring)[0])
     return others
 
 
 @torch.no_grad()
 def planning_check(
-    system: ColaSystem, clips: Batch, scenes: Sequence[str], config: PlanningCheckConfig
+    system: ColaSystem,
+    clips: Batch,
+    scenes: Sequence[str],
+    config: PlanningCheckConfig,
+    trajectories: Sequence[str] | None = None,
 ) -> dict[str, Any] | None:
     """One number for each clip on which the arm moves; None where the system has no adapter, its actions are not
     LIBERO's, or fewer than two clips move.
 
     ``cosine`` of planned and recorded movement, ``cosine_by_chance`` of the plan to another clip's goal with it;
     ``cost_to_rest`` and ``cost_to_recorded``, the plan's cost over that of resting and of the recorded actions, and
-    ``recorded_to_rest``, all as the model imagines them. Puts the system's parts in evaluation mode.
+    ``recorded_to_rest``, all as the model imagines them; without ``trajectories`` every clip is one.
+    Puts the system's parts in evaluation mode.
     """
+    named = [str(number) for number in range(len(clips.frames))] if trajectories is None else trajectories
     numbers, prior = moving_clips(clips, config), LiberoPrior().prior()
     if system.adapter is None or system.info.action_dim != prior.width or len(numbers) < 2:
         return None
@@ -134,7 +141,7 @@ def planning_check(
         part.eval()
     world, objective = ColaWorld(system), config.objective()
     found: dict[str, list[float]] = {name: [] for name in MEASURED}
-    for number, other in zip(numbers, other_goals(numbers, scenes), strict=True):
+    for number, other in zip(numbers, other_goals(numbers, scenes, named), strict=True):
         actions = clips.actions[number, : START + config.ahead]
         latents = world.encode(clips.frames[number, :CONTEXT_FRAMES])[None]
         chunks = actions[None].to(latents)

@@ -134,9 +134,12 @@ def test_clips_that_stand_still_or_say_too_little_are_left_out() -> None:
 
 
 def test_another_goal_is_of_the_same_scene_where_there_is_one() -> None:
-    assert other_goals([0, 2, 3, 5], ["a", "b", "b", "a", "b", "a"]) == [3, 3, 5, 0]
+    scenes = ["a", "b", "b", "a", "b", "a"]
+    assert other_goals([0, 2, 3, 5], scenes, list("uvwxyz")) == [3, 3, 5, 0]
+    assert other_goals([0, 2, 3, 5], scenes, list("uvwuyz")) == [5, 3, 5, 0]  # clips 0 and 3 are of one trajectory
+    assert other_goals([0, 3], scenes, list("uvwuyz")) == [3, 0]  # where there is no other
     with pytest.raises(ValueError, match="needs 2 clips, got 1"):
-        other_goals([1], ["a", "a"])
+        other_goals([1], ["a", "a"], ["u", "v"])
 
 
 def test_what_cannot_plan_is_not_measured(system: ColaSystem) -> None:
