@@ -34,7 +34,7 @@ from colaworld.experiments.study_steps import Step, StepsFailed, run_steps
 
 SCRIPTS = Path(__file__).parent
 BASE, GOAL_MODELS = "base", "goal_models"
-GOAL_MODEL_NAMES = ("progress", "success", "policy")
+GOAL_MODEL_NAMES = ("distance", "progress", "success", "policy")
 Part = Literal["train", "play", "results"]
 
 
