@@ -183,7 +183,7 @@ CLAIMS: tuple[Claim | CollapseClaim, ...] = (
         )
         for percent in (1, 10)
     ),
-    _acts_better("With all action labels too.", "cola", "real_actions"),
+    _acts_better("With all action labels, an adapter on latent actions beats real actions as conditioning.", "cola", "real_actions"),
     _acts_better("Fine-tuning the world model after the adapter's fit helps.", "cola", "no_fine_tune"),
     *(
         _predicts_better(f"VQ codes predict better than {title}.", second, *_ALSO_ADAPTED)
@@ -203,7 +203,7 @@ CLAIMS: tuple[Claim | CollapseClaim, ...] = (
         )
         for percent in (1, 10)
     ),
-    _plans_better("With all of them too.", "cola", "real_actions"),
+    _plans_better("With all action labels, latent actions plan better than real actions.", "cola", "real_actions"),
     _plans_better(
         "An adapter that sees frames plans better than two layers over the action alone.", "cola", "plain_adapter"
     ),
