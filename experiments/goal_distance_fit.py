@@ -10,13 +10,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor
 from tqdm import tqdm
 
 from colaworld.adapters.system import ColaSystem
 from colaworld.adapters.world import ColaWorld
-from colaworld.experiments.goal_measures import MOST, area_under_curve, by_network, distances, sight_pairs
+from colaworld.experiments.goal_measures import MOST, area_under_curve, by_network, correlation, distances, sight_pairs
 from colaworld.experiments.goal_pairs import GoalFrames, Pairs, along, progress_pairs
 from colaworld.models.cola import CONTEXT_FRAMES
 from colaworld.models.goal_distance import GoalDistance
@@ -38,14 +37,17 @@ class ImaginedFrames(NamedTuple):
 
 @torch.no_grad()
 def imagine_frames(system: ColaSystem, table: GoalFrames, *, seed: int) -> ImaginedFrames | None:
-    """Every recorded frame as the world model imagines it 1 to `HORIZON` steps ahead; the first window of a trajectory
-    begins at random. None for a system that cannot imagine real actions, or recordings without them.
+    """Recorded frames as the world model imagines them 1 to `HORIZON` steps ahead, in windows that follow one another
+    from a random place on and a last one that ends with the trajectory. None where nothing can be imagined: a system
+    without an adapter, recordings without actions, trajectories that are too short.
     """
     if system.adapter is None or system.info.stage != "adapter" or not table.actions.isfinite().all(dim=1).any():
         return None
     world, known = ColaWorld(system), CONTEXT_FRAMES - 1
     horizon = min(HORIZON, world.max_horizon)
     starts = _starts(table, horizon, torch.Generator().manual_seed(seed))
+    if not len(starts):
+        return None
     latents = torch.zeros_like(table.latents)
     steps = torch.zeros(len(table), dtype=torch.int64)
     chunks = table.actions[:, None].expand(-1, system.info.frame_skip, -1).to(table.latents.device)
@@ -67,7 +69,7 @@ def _starts(table: GoalFrames, horizon: int, generator: torch.Generator) -> Tens
         if count < length:
             continue
         offset = int(torch.randint(min(horizon, count - length + 1), (), generator=generator))
-        starts = first + torch.arange(offset, count - length + 1, horizon)
+        starts = first + torch.tensor([*range(offset, count - length, horizon), count - length])
         acted = table.actions[starts[:, None] + torch.arange(length - 1)].isfinite().flatten(1).all(dim=1)
         found.append(starts[acted])
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
@@ -82,12 +84,12 @@ def truths(table: GoalFrames, pairs: Pairs) -> Tensor:
 def draw_distances(
     table: GoalFrames, imagined: ImaginedFrames | None, count: int, longest: int, far: float, share: float
 ) -> Callable[[torch.Generator], tuple[Tensor, ...]]:
-    """Batches of ``count`` pairs as goal progress has them; ``share`` of the frames, not of the goals, are imagined.
+    """Batches of ``count`` pairs as goal progress has them; ``share`` of the frames that are imagined at all, and none
+    of the goals, are shown as they are imagined.
 
     ValueError when recordings do not say where gripper and objects are.
     """
-    if not table.privileged:
-        raise ValueError("the goal distance is taught by positions of gripper and objects; the data have none")
+    check_taught(table)
 
     def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
         pairs = progress_pairs(table, count, longest, far, generator)
@@ -98,6 +100,15 @@ def draw_distances(
         return now, table.latents[pairs.goal], truths(table, pairs).to(now.device)
 
     return draw
+
+
+def check_taught(table: GoalFrames) -> None:
+    """ValueError when recordings do not say where gripper and objects are."""
+    if not table.privileged:
+        raise ValueError(
+            "the goal distance is taught by positions of gripper and objects; the data have none (--models without "
+            "distance trains the others)"
+        )
 
 
 def spread_of(table: GoalFrames) -> tuple[tuple[float, ...], float]:
@@ -146,4 +157,4 @@ def distance_measures(
 
 
 def _spearman(cost: Tensor, gap: Tensor) -> float:
-    return float(spearmanr(cost.numpy(), gap.numpy()).statistic)
+    return correlation(cost.numpy(), gap.numpy())

@@ -1,6 +1,7 @@
 """Turn trained goal models into those that ship: bf16, inside the package, beside the weights that they belong to.
 
-python experiments/train_goal_models.py --fit-config.hidden 96
+python experiments/train_goal_models.py --fit-config.hidden 96 --models progress success policy inverse
+python experiments/train_goal_models.py --fit-config.hidden 96 --models distance --fit-config.steps 2500
 python experiments/package_goal_models.py --goal-models runs/goal_models
 """
 

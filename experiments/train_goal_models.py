@@ -2,7 +2,7 @@
 model; and the inverse adapter, which acts on planned codes.
 
     python experiments/train_goal_models.py --run runs/train                     # into runs/train/goal_models
-    python experiments/train_goal_models.py --run runs/train --models progress --steps 4000 --out runs/goal_models
+    python experiments/train_goal_models.py --run runs/train --models progress --fit-config.steps 4000 --out runs/goals
 
 Goal progress needs neither actions nor positions, but sees objects better where recordings hold positions; the
 success classifier and the distance are taught by those, the distance also on what the system imagines, the inverse
@@ -34,7 +34,13 @@ from colaworld.adapters.system import ColaSystem, load_system, weights_path
 from colaworld.envs.demos import ClipDataset, SourceOptions, starter_path
 from colaworld.experiments.adapter_choices import check_fits
 from colaworld.experiments.cli import main
-from colaworld.experiments.goal_distance_fit import distance_measures, draw_distances, imagine_frames, spread_of
+from colaworld.experiments.goal_distance_fit import (
+    check_taught,
+    distance_measures,
+    draw_distances,
+    imagine_frames,
+    spread_of,
+)
 from colaworld.experiments.goal_measures import lines_of, policy_measures, progress_measures, success_measures
 from colaworld.experiments.goal_pairs import (
     GoalFrames,
@@ -51,7 +57,7 @@ from colaworld.models.goal_policy import GoalPolicy
 from colaworld.models.goal_progress import GoalProgress
 from colaworld.models.success_classifier import SuccessClassifier
 
-GoalModelName = Literal["distance", "progress", "success", "policy", "inverse"]
+GoalModelName = Literal["progress", "success", "policy", "inverse", "distance"]
 Draw = Callable[[torch.Generator], tuple[Tensor, ...]]
 """A batch: frames and goals ``(B, C, h, w)``, and what the model is to say."""
 
@@ -79,7 +85,7 @@ class GoalFitConfig:
     far: float = 0.3
     """Share of goal progress's pairs that are of different trajectories."""
     imagined: float = 0.5
-    """Share of the distance's frames that are imagined ones."""
+    """Share of those of the distance's frames that can be, which are shown as they are imagined."""
     longest: int = 12
     """Steps to the farthest hindsight goal of the inverse model."""
     chunk: int = 4
@@ -179,12 +185,16 @@ def fit_distance(
     """A distance trained on recorded frames and on what the system imagines; its measures on ``held_out``, whose
     pictures ``frames`` are.
     """
+    check_taught(table)
     imagined = imagine_frames(system, table, seed=seed) if config.imagined else None
+    if config.imagined and imagined is None:
+        print("distance: the system imagines nothing from these recordings, so it learns from recorded frames alone")
     draw = draw_distances(table, imagined, config.batch_size, config.max_steps, config.far, config.imagined)
     centre, spread = spread_of(table)
     model = fresh_model("distance", system, config, seed=seed, centre=centre, spread=spread)
     fit(model, draw, config, seed=seed, name="distance")
-    return model, distance_measures(model, held_out, imagine_frames(system, held_out, seed=seed), frames)
+    measures = distance_measures(model, held_out, imagine_frames(system, held_out, seed=seed), frames)
+    return model, {"imagined_frames": 0 if imagined is None else int(imagined.there.sum()), **measures}
 
 
 def fit_inverse(
@@ -206,7 +216,7 @@ def fit_inverse(
 
 def train_goal_models(
     run: Path | None = None,
-    models: tuple[GoalModelName, ...] = ("distance", "progress", "success", "policy", "inverse"),
+    models: tuple[GoalModelName, ...] = ("progress", "success", "policy", "inverse", "distance"),
     data: tuple[Path, ...] = (),
     source: SourceOptions = SourceOptions(),
     fit_config: GoalFitConfig = GoalFitConfig(),

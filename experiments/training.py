@@ -10,7 +10,7 @@ import contextlib
 import functools
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -34,7 +34,6 @@ from colaworld.experiments.batches import (
     crop_copies,
     cropped,
     derived_seed,
-    fixed_batch,
     frame_latents,
 )
 from colaworld.experiments.budget import StageCost, record_cost, step_flops
@@ -327,25 +326,32 @@ def compile_training(video: Backbone) -> None:
 def _watched(averages: Averages, turn: Turn, data: Data, seed: int, bar: tqdm) -> dict[str, float]:
     """The watched numbers under the averaged weights, also shown above the bar."""
     with averages.looked_at() as system:
-        _recalibrate(system, turn, data.watched_train)
+        _recalibrate(system, turn, [data.watched_train])
         numbers = watch(staged(system, turn.stage), turn, data.watched_train, data.held_out, seed=seed)
     say(bar, f"{turn.stage} held out: " + "  ".join(f"{key} {value:.3f}" for key, value in numbers.items()))
     return {f"held_out/{key}": value for key, value in numbers.items()}
 
 
 @torch.no_grad()
-def _recalibrate(system: ColaSystem, turn: Turn, clips: Batch) -> None:
+def _recalibrate(system: ColaSystem, turn: Turn, clips: Iterable[Batch]) -> None:
     """The bottleneck standardises by the averaged weights' own statistics on ``clips``, where those weights changed."""
-    if "inverse_dynamics" in turn.trained:
-        parts = clips.frames.split(RECALIBRATING_BATCH)
-        raw = [system.inverse_dynamics(frame_latents(system.codec, frames)) for frames in parts]
+    if "inverse_dynamics" in turn.trained and system.bottleneck.codes:
+        raw = [system.inverse_dynamics(frame_latents(system.codec, batch.frames)) for batch in clips]
         system.bottleneck.recalibrate(torch.cat(raw))
 
 
-def _recalibrating_clips(data: Data, seed: int) -> Batch:
-    """What a trained stage keeps its statistics of: with few clips, codes of others would turn on which these were."""
-    clips = fixed_batch(data.train, RECALIBRATING_CLIPS, derived_seed(seed, "recalibrate"), Mixture.of(data.train, data.weights))
-    return clips.to(data.watched_train.frames.device)
+def _recalibrating_clips(data: Data, seed: int) -> Iterator[Batch]:
+    """What a trained stage keeps its statistics of, a few at a time: with few clips in all, the codes of others would
+    turn on which these were.
+    """
+    chosen = np.random.default_rng(derived_seed(seed, "recalibrate")).permutation(len(data.train))
+    mixture = Mixture.of(data.train, data.weights)
+    if mixture is not None:
+        chosen = mixture.draw(np.random.default_rng(derived_seed(seed, "recalibrate")), RECALIBRATING_CLIPS)
+    chosen = chosen[:RECALIBRATING_CLIPS]
+    for begin in range(0, len(chosen), RECALIBRATING_BATCH):
+        part = [data.train[int(index)] for index in chosen[begin : begin + RECALIBRATING_BATCH]]
+        yield collate(part).to(data.watched_train.frames.device)
 
 
 def _standardising_frames(dataset: ClipDataset) -> torch.Tensor:

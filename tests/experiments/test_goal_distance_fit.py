@@ -8,9 +8,12 @@ import torch
 from colaworld.adapters.system import ColaSystem, staged
 from colaworld.adapters.world import ColaWorld
 from colaworld.envs.demos import ClipDataset
-from colaworld.experiments.goal_distance_fit import draw_distances, imagine_frames, spread_of, truths
-from colaworld.experiments.goal_pairs import GoalFrames, Pairs, tabulate_goals
+from colaworld.experiments.goal_distance_fit import distance_measures, draw_distances, imagine_frames, spread_of, truths
+from colaworld.experiments.goal_pairs import GoalFrames, Pairs, progress_pairs, tabulate_goals
 from colaworld.experiments.presets import PRESETS, build
+from colaworld.models.goal_distance import GoalDistance
+
+SIZES = {"latent_channels": 4, "latent_height": 2, "latent_width": 2, "width": 2, "hidden": 4}
 
 
 @pytest.fixture
@@ -37,7 +40,8 @@ def table(system: ColaSystem, clips: ClipDataset) -> GoalFrames:
 def test_an_imagined_frame_is_what_the_planner_would_see_in_its_place(system, clips, table) -> None:
     """Off by one step, or with other actions, it would stand for another frame."""
     found, world = imagine_frames(system, table, seed=0), ColaWorld(system)
-    assert found.there.sum() >= 6 * len(table.length) and found.steps.max() == 6
+    assert found.there.sum() >= 12 * len(table.length) and found.steps.max() == 6
+    assert found.there[table.first + table.length - 1].all()
     assert not found.there[table.first].any() and not found.there[table.first + 1].any()  # nothing comes before these
     number = int((found.steps == 3).nonzero()[0, 0])
     trajectory = int(table.trajectory[number])
@@ -59,6 +63,37 @@ def test_windows_avoid_what_has_no_actions_and_nothing_is_imagined_without_any(s
     assert imagine_frames(staged(system, "joint"), table, seed=0) is None
 
 
+def test_of_trajectories_too_short_to_imagine_nothing_is(system, tmp_path, fake_recording) -> None:
+    fake_recording(tmp_path / "short.hdf5", (0, 1), frames=5)
+    short = tabulate_goals(system.codec, ClipDataset([tmp_path / "short.hdf5"], length=2, split="train").episodes)
+    assert imagine_frames(system, short, seed=0) is None
+    measures = distance_measures(GoalDistance(**SIZES), short, None, torch.zeros(len(short), 3, 16, 16))
+    assert set(measures["gripper_off_cm"]) == {"recorded"} and "order_imagined" not in measures
+
+
+def test_measures_of_a_reader_that_is_right_and_of_one_that_is_off(system, table) -> None:
+    """The planted reader knows each frame by its latent: it answers 2 cm off, and by pairs with the true distance."""
+    imagined = imagine_frames(system, table, seed=0)
+
+    class Planted(GoalDistance):
+        def gripper(self, frames):
+            places = [self._place(frame) for frame in frames]
+            return torch.stack(places) + torch.tensor([0.02, 0.0, 0.0]), torch.zeros(len(frames), 3)
+
+        def _place(self, frame):
+            for latents in (table.latents, imagined.latents):
+                same = (latents == frame).flatten(1).all(dim=1)
+                if same.any():
+                    return table.ee_pos[int(same.nonzero()[0, 0])]
+            raise AssertionError("a frame that is neither recorded nor imagined")
+
+    measures = distance_measures(Planted(**SIZES), table, imagined, torch.zeros(len(table), 3, 16, 16))
+    assert measures["gripper_off_cm"]["recorded"] == pytest.approx(2.0, abs=1e-3)
+    assert measures["gripper_off_cm"]["imagined 6 ahead"] == pytest.approx(2.0, abs=1e-3)
+    assert measures["order"]["distance"] > 0.99 > abs(measures["order"]["pixel"])
+    assert measures["order_imagined"]["distance"] > 0.99
+
+
 def test_a_draw_has_imagined_frames_in_its_share_under_the_true_positions(system, table) -> None:
     imagined = imagine_frames(system, table, seed=0)
     own = imagined.latents[imagined.there]
@@ -70,7 +105,8 @@ def test_a_draw_has_imagined_frames_in_its_share_under_the_true_positions(system
         draw = draw_distances(table, imagined, 64, 5, 0.3, share)
         now, goal, truth = draw(torch.Generator().manual_seed(1))
         shown = sum(map(is_imagined, now))
-        assert shown == 0 if share == 0.0 else shown > 32
+        pairs = progress_pairs(table, 64, 5, 0.3, torch.Generator().manual_seed(1))
+        assert shown == share * imagined.there[pairs.now].sum()
         assert not any(map(is_imagined, goal))
         assert truth.shape == (64, 7) and torch.isfinite(truth).all()
 

@@ -10,6 +10,7 @@ import torch
 from colaworld.adapters.goal_models import LATENT_ACTIONS, codec_digest, latent_action_digest, save_goal_model
 from colaworld.adapters.system import load_system, save_system, staged
 from colaworld.envs.demos import ClipDataset
+from colaworld.experiments.goal_costs import learned_costs
 from colaworld.experiments.goal_objectives import make_objective
 from colaworld.experiments.goal_search import make_mpc, make_propose
 from colaworld.experiments.goal_settings import EvalConfig
@@ -112,6 +113,20 @@ def test_success_is_that_of_the_category(run) -> None:
     config = replace(QUICK, objective="sum", pixel_weight=0.0, progress_weight=3.0)
     both = make_objective(config, models)
     assert isinstance(both, WeightedSum) and both.weights == (1.0, 3.0), "what weighs nothing is not computed"
+
+
+def test_distance_is_that_of_the_category_in_centimetres(run) -> None:
+    models = world_of(replace(QUICK, run=run)).goal_models
+    now, goal = torch.randn(2, 5, *load_system(run / "system").codec.latent_shape)
+    for category, kind in (("reach", "reach"), ("push", "both"), ("open_drawer", "both")):
+        objective = make_objective(replace(QUICK, objective="distance"), models, category)
+        torch.testing.assert_close(objective.cost(now, goal[:1]), 100.0 * models.distance.cost(now, goal[:1], kind))
+        ranked = learned_costs(models, category, last=2, blur=3.0)
+        torch.testing.assert_close(
+            ranked["distance"].objective.cost(now, goal[:1]), 100.0 * models.distance.cost(now, goal[:1], kind)
+        )
+        both = ranked["blurred pixel and distance"].objective
+        assert both.terms[0] == PixelGoal(last=2, blur=3.0) and both.weights == (1.0, 1.0) and both.terms[1].last == 2
 
 
 def test_codes_are_searched_as_they_were_used_and_acted_on(run) -> None:

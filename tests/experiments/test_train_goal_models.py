@@ -1,6 +1,7 @@
 """The script from recordings to a folder of goal models: goes on where it stopped, and says what the data lack."""
 
 import json
+from dataclasses import replace
 
 import h5py
 import pytest
@@ -49,6 +50,7 @@ def test_all_five_lie_beside_the_system_with_what_they_are_worth(made, capsys) -
         "recorded", "imagined 1 ahead", "imagined 6 ahead"
     }  # fmt: skip
     assert set(held_out["order"]) >= {"distance", "pixel"} and set(held_out["order_imagined"]) == {"distance", "latent"}
+    assert held_out["imagined_frames"] > 0
     assert about["distance"]["settings"]["imagined"] == 0.5 and "imagined" not in about["policy"]["settings"]
     assert "progress: order, pixel" in capsys.readouterr().out
 
@@ -68,6 +70,21 @@ def test_the_same_command_goes_on_and_another_does_not_mix(made, capsys) -> None
     assert "nothing is left to train" in capsys.readouterr().out
     with pytest.raises(ValueError, match="policy made with seed = 0, this run has 1; name another --out"):
         train_goal_models(run, ("policy",), data=data, fit_config=QUICK, seed=1, out=broken)
+
+
+def test_the_distance_learns_from_what_is_imagined_and_says_when_nothing_is(made, tmp_path, capsys) -> None:
+    run, data = made
+    weights = []
+    for share in (0.0, 1.0):
+        fit = replace(QUICK, imagined=share)
+        out = train_goal_models(run, ("distance",), data=data, fit_config=fit, out=tmp_path / str(share))
+        weights.append((out / "distance" / "diffusion_pytorch_model.safetensors").read_bytes())
+    assert weights[0] != weights[1] and "recorded frames alone" not in capsys.readouterr().out
+    system = load_system(run / "system")
+    save_system(staged(system, "joint"), tmp_path / "young" / "system")
+    out = train_goal_models(tmp_path / "young", ("distance",), data=data, fit_config=QUICK)
+    assert json.loads((out / DESCRIPTION).read_text())["parts"]["distance"]["held_out"]["imagined_frames"] == 0
+    assert "learns from recorded frames alone" in capsys.readouterr().out
 
 
 def test_data_without_positions_teach_progress_alone(made) -> None:
