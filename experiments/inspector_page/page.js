@@ -24,7 +24,7 @@ async function choose(name, step = null, { again = false } = {}) {
   shown.running = Boolean(entryOf(name).running);
   const episode = await fetchEpisode(name);
   if (shown.name !== name) return; // another one was chosen meanwhile
-  if (shown.episode) URL.revokeObjectURL(shown.episode.url);
+  if (shown.episode) setTimeout(URL.revokeObjectURL, 10_000, shown.episode.url); // it may still be on its way to a box
   shown.episode = episode && { ...episode, url: address(episode.sprite) };
   mark(name);
   showFacts(entryOf(name));

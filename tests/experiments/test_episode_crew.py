@@ -169,14 +169,19 @@ def test_an_ended_parent_takes_its_workers_along_at_once(sent: signal.Signals, t
     script, group = tmp_path / "parent.py", sent is signal.SIGINT
     script.write_text(PARENT.format(here=str(HERE), folder=str(tmp_path)))
     parent = subprocess.Popen(
-        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background are begun without it
     )
     assert sorted(parent.stdout.readline() for _ in range(2)) == ["0\n", "1\n"]
     while len(list(tmp_path.glob("began_*"))) < 2:
         assert parent.poll() is None
         time.sleep(0.02)
     (os.killpg if group else os.kill)(parent.pid, sent)
-    errors = parent.communicate(timeout=240)[1]
+    errors = parent.communicate(timeout=60)[1]
     workers = [int(path.name.rpartition("_")[2]) for path in tmp_path.glob("worker_*")]
     assert len(workers) == 2 and all(gone(pid) for pid in workers)
     assert "Traceback" not in errors
