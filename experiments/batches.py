@@ -154,10 +154,14 @@ def frame_latents(codec: FrameCodec | ClipCodec, frames: Tensor) -> Tensor:
 
 
 def fixed_batch(dataset: ClipDataset, count: int, seed: int, mixture: Mixture | None = None) -> Batch:
-    """The same ``count`` clips every time, spread over the whole data set, or as ``mixture`` has them."""
+    """The clips of `fixed_choice`."""
+    return collate([dataset[index] for index in fixed_choice(dataset, count, seed, mixture)])
+
+
+def fixed_choice(dataset: ClipDataset, count: int, seed: int, mixture: Mixture | None = None) -> list[int]:
+    """Numbers of the same ``count`` clips every time, spread over the whole data set, or as ``mixture`` has them."""
     draw = np.random.default_rng(derived_seed(seed, "fixed", count))
-    chosen = draw.permutation(len(dataset))[:count] if mixture is None else mixture.draw(draw, count)
-    return collate([dataset[int(index)] for index in chosen])
+    return draw.permutation(len(dataset))[:count].tolist() if mixture is None else mixture.draw(draw, count)
 
 
 def random_shift(frames: Tensor, pixels: int, generator: Chance) -> Tensor:

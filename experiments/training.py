@@ -34,6 +34,7 @@ from colaworld.experiments.batches import (
     crop_copies,
     cropped,
     derived_seed,
+    fixed_choice,
     frame_latents,
 )
 from colaworld.experiments.budget import StageCost, record_cost, step_flops
@@ -344,13 +345,9 @@ def _recalibrating_clips(data: Data, seed: int) -> Iterator[Batch]:
     """What a trained stage keeps its statistics of, a few at a time: with few clips in all, the codes of others would
     turn on which these were.
     """
-    chosen = np.random.default_rng(derived_seed(seed, "recalibrate")).permutation(len(data.train))
-    mixture = Mixture.of(data.train, data.weights)
-    if mixture is not None:
-        chosen = mixture.draw(np.random.default_rng(derived_seed(seed, "recalibrate")), RECALIBRATING_CLIPS)
-    chosen = chosen[:RECALIBRATING_CLIPS]
+    chosen = fixed_choice(data.train, RECALIBRATING_CLIPS, seed, Mixture.of(data.train, data.weights))
     for begin in range(0, len(chosen), RECALIBRATING_BATCH):
-        part = [data.train[int(index)] for index in chosen[begin : begin + RECALIBRATING_BATCH]]
+        part = [data.train[index] for index in chosen[begin : begin + RECALIBRATING_BATCH]]
         yield collate(part).to(data.watched_train.frames.device)
 
 
