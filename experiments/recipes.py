@@ -58,6 +58,11 @@ class Turn:
         """Stages with the same stream draw clips and noise from one sequence, one after another."""
         return "latent actions" if self.stage in LATENT_ACTION_STAGES else self.stage
 
+    @property
+    def wants_labels(self) -> bool:
+        """Whether it learns from real actions, so that of few labels none should be missed."""
+        return self.reads == "actions" or self.stage == "adapter"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:

@@ -126,7 +126,7 @@ def train(config: TrainConfig) -> None:
                 stage,
                 config.after(costs).stage(stage),
                 config.loop,
-                replace(data, train=labels.known, known=None) if stage == "adapter" else data,
+                data,
                 config.out,
                 steps_before=steps_before,
                 stream_before=stream_before if latent else 0,

@@ -67,8 +67,8 @@ class Data:
     labelled: ClipDataset | None = None
     """Clips whose actions a recipe may see before the adapter stage; None: none."""
     known: Sequence[int] | None = None
-    """Numbers of the training clips whose actions are known, where few are: a recipe of real actions draws half of
-    every batch from them. None: all are known."""
+    """Numbers of the training clips whose actions are known, where few are: turns that learn from them draw half of
+    every batch from these. None: all are known."""
     weights: Sequence[float] = ()
     """Shares of a batch of the data sets that ``train`` was made of; none: every clip is drawn alike."""
 
@@ -139,7 +139,7 @@ def train_stage(
         stage=turn.stream,
         start=stream_before + progress.step,
         stop=stream_before + most,
-        half_of=data.known if turn.reads == "actions" else None,
+        half_of=data.known if turn.wants_labels else None,
         mixture=Mixture.of(data.train, data.weights),
         copies=crop_copies(data.train, config.shift),
         part=accelerator.process_index,

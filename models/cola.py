@@ -208,12 +208,21 @@ class ColaModel(nn.Module):
 
 @contextmanager
 def _without_gradient(module: nn.Module) -> Iterator[None]:
-    """What is computed inside has no gradient for the module's parameters; gradients pass through it."""
+    """What is computed inside has no gradient for the module's parameters; gradients pass through it.
+
+    No block of it is computed again in the backward pass: by then its parameters learn again, and it would not be the
+    same computation.
+    """
     learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    saving = [part for part in module.modules() if getattr(part, "gradient_checkpointing", False)]
     for parameter in learning:
         parameter.requires_grad_(False)
+    for part in saving:
+        part.gradient_checkpointing = False
     try:
         yield
     finally:
         for parameter in learning:
             parameter.requires_grad_(True)
+        for part in saving:
+            part.gradient_checkpointing = True

@@ -41,7 +41,10 @@ def gradients(system: ColaSystem, stage: str) -> dict[str, torch.Tensor]:
     return {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
 
 
-@pytest.mark.parametrize(("recipe", "stage"), [("cola", "warmup"), ("cola", "joint"), ("two_stage", "lam")])
+CASES = [("cola", "warmup"), ("cola", "joint"), ("two_stage", "lam"), ("no_grad_to_world", "joint")]
+
+
+@pytest.mark.parametrize(("recipe", "stage"), CASES)
 def test_every_gradient_is_as_without(recipe, stage):
     plain, saving = system_of(recipe), system_of(recipe)
     saving.enable_gradient_checkpointing()
