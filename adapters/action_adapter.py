@@ -32,7 +32,7 @@ class ActionAdapter(ModelMixin, ConfigMixin):
     """``kind="nearest"``: a point in the codebook's space, taught by how much nearer it comes to the right codes than
     to others. ``"regress"``: a point, taught by its squared error (the paper's, if snapped). ``"classify"``: logits
     over the codes of each token, of which the bottleneck has ``code_sizes``; not snapped, it is the expected latent
-    action. Differs from the paper: "nearest" is the default.
+    action.
 
     Raises ValueError on an unknown kind, on ``code_sizes`` that are missing or have no use, and when a chunk is not
     ``(frame_skip, action_dim)`` or the context is missing.

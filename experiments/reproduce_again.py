@@ -1,11 +1,12 @@
 """Evaluating finished cells again, without training: ``reproduce.py --reevaluate``.
 
 A measure that was added later, or a network that was not at hand, then needs no new runs, as long as their folders are
-there. What a cell has of its training (flags, curves, budget, who made it) stays as it is; ``evaluated_by`` in its
-evaluation says which code measured it again.
+there. What recipes are compared by is of the system before its adapter stage, which lies in what runs share; where that
+is gone, those numbers stay as they were. What a cell has of its training (flags, curves, budget, who made it) stays
+too; ``evaluated_by`` in its evaluation says which code measured what again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,16 @@ import tyro
 
 from colaworld.adapters.system import ColaSystem, load_system
 from colaworld.envs.demos import ClipDataset, starter_path
-from colaworld.experiments.evaluation import CODEC, PLANNING, Evaluation
+from colaworld.experiments.evaluation import BEFORE, CODEC, PLANNING, Evaluation
 from colaworld.experiments.provenance import git_revision, versions
 from colaworld.experiments.reproduce_cells import Cell, as_arguments
-from colaworld.experiments.reproduce_runs import locked, unfit
+from colaworld.experiments.reproduce_runs import SHARED, locked, unfit
 from colaworld.experiments.reproduce_store import EVALUATION_DIGITS, CellStore, StoredCell, rounded
+from colaworld.experiments.shared_stages import shared_folder
 from colaworld.experiments.train_config import TrainConfig
 
+BEFORE_KEYS = ("before_adapter", "leak", "probe", "transfer")
+"""What an evaluation takes from the look before the adapter stage, where there was one."""
 ADDED = (PLANNING, CODEC)
 """What was measured by no run at first, and can be of a trained system alone."""
 Measured = Callable[[TrainConfig, ColaSystem, Path, Sequence[str] | None], dict[str, Any]]
@@ -57,7 +61,8 @@ def reevaluate(
             ended(stored, f"not evaluated again: {problem or f'{folder} is in use'}")
             continue
         with lock:
-            config = tyro.cli(TrainConfig, args=[*as_arguments(cell.flags(store.scale)), *paths, "--out", str(folder)])
+            flags = (*as_arguments(cell.flags(store.scale)), *paths, "--share", str(runs / SHARED), "--out", str(folder))
+            config = tyro.cli(TrainConfig, args=flags)
             report = (measure or measured)(
                 config, load_system(folder / "system"), folder, missing if only_missing else None
             )
@@ -65,7 +70,13 @@ def reevaluate(
             again = rounded({**report, "evaluated_by": by}, EVALUATION_DIGITS)
             stored = replace(stored, evaluation={**stored.evaluation, **again})
             store.write(stored)
-        ended(stored, f"evaluated again: {', '.join(missing) if only_missing else 'everything'}")
+        ended(stored, f"evaluated again: {_said(report, missing if only_missing else None)}")
+
+
+def _said(report: Mapping[str, Any], missing: Sequence[str] | None) -> str:
+    if missing is not None:
+        return ", ".join(missing)
+    return "everything" if BEFORE_KEYS[0] in report else "everything but what was measured before the adapter stage"
 
 
 def measured(config: TrainConfig, system: ColaSystem, folder: Path, keys: Sequence[str] | None) -> dict[str, Any]:
@@ -75,5 +86,11 @@ def measured(config: TrainConfig, system: ColaSystem, folder: Path, keys: Sequen
     held_out = ClipDataset(sources, length=config.clip, split="validation", options=config.source)
     evaluation = Evaluation(train, held_out, config.evaluation, config.held_out, config.video)
     if keys is None:
-        return evaluation.finished(system, folder)
+        shared = shared_folder(config)
+        again = shared is not None and (shared / "system").is_dir()
+        if again:
+            evaluation.before_adapter(load_system(shared / "system"), folder)
+        report = evaluation.finished(system, folder)
+        taken = () if again or not (folder / BEFORE).is_file() else BEFORE_KEYS
+        return {key: value for key, value in report.items() if key not in taken}
     return {key: {PLANNING: evaluation.plans, CODEC: evaluation.codec}[key](system) for key in keys}

@@ -183,6 +183,22 @@ def later_error(through: Source) -> Measure:
     return Measure(title=title, read=read, digits=4, better="lower")
 
 
+def lost_worth(through: Source) -> Measure:
+    """How much of what the IDM's codes are worth, against one constant code, is lost with the adapter's, both after the
+    adapter stage: 0 nothing, 1 all of it. A model that hardly uses its codes has little to lose, and can lose all.
+    """
+
+    def read(evaluation: Mapping[str, Any]) -> Value:
+        idm, adapter = (found(driven(evaluation, each), "flow") for each in ("idm", through))
+        use = found(driven(evaluation, "idm"), "use")
+        if idm is None or adapter is None or use is None or not 0.0 < use < 1.0:
+            return None
+        return (adapter - idm) / (idm / (1.0 - use) - idm)
+
+    title = f"share of what codes are worth that is lost from the IDM's to {SAID[through]}"
+    return Measure(title=title, read=read, better="lower")
+
+
 def drop(metric: str, horizon: int, through: Source) -> Measure:
     """By how much the metric gets worse from the IDM's codes to the adapter's, both after the adapter stage."""
     idm, adapter = video("idm", metric, horizon), video(through, metric, horizon)
@@ -311,6 +327,7 @@ ADAPTATION = (
     ),
     *(action_use(source) for source in ("idm", *_THROUGH)),
     later_error("snapped_adapter"),
+    lost_worth("snapped_adapter"),
     *(health(source, quantity) for quantity in COLLAPSE for source in ("idm", "adapter")),
     *CONFUSION,
 )

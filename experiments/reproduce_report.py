@@ -44,6 +44,7 @@ from colaworld.experiments.reproduce_verdicts import (
     Verdict,
     judge,
 )
+from colaworld.experiments.video_metrics import few_clips
 
 LARGEST = 2 * 2**20
 """Bytes of the page."""
@@ -87,7 +88,7 @@ min-width: 12em }
 code, pre { background: #f5f5f5; font-size: 12px } pre { padding: .5em; overflow-x: auto } img { max-width: 100% }
 </style></head><body>
 <h1>CoLA-World's claims at scale “$scale”</h1>
-<p>Made by</p><pre>$command</pre>
+<p>Written by</p><pre>$command</pre><p>It shows all cells that were there, those of earlier calls too.</p>
 <p>$status</p>
 <h2>The claims</h2>$claims
 <p>$warmup</p>
@@ -107,12 +108,16 @@ _METHOD = (
     "judged after it. Planning is looked at twice: the cosine of what a plan commands the gripper with what was "
     "recorded between two frames of a held-out clip; and episodes in the simulator, which decide, on goals for "
     "development, on which nothing else is reported. Each stage restarts its cosine learning rate: a recipe of two "
-    "stages goes through two of them. Claims compare at equal steps; tables “at equal compute” stand beside them. The "
+    "stages goes through two of them; a warm-up whose end is not known keeps it constant. The forward dynamics model "
+    "of two-stage training predicts latents here, not pixels. Where few trajectories keep their labels, runs on real "
+    "actions and every adapter stage draw half of each batch from these, so that their clips come in another order "
+    "than those of runs with all labels. Claims compare at equal steps; tables “at equal compute” stand beside them. The "
     "interval over seeds is Student's t, 95 %, over one mean for each seed: with three seeds it is wide, as three "
     "seeds tell little. Where a measure has a number for each clip or goal, a bootstrap that resamples seeds and, "
     "across them, clips or goals must agree. “{holds}”: all intervals of the gain lie above zero; “{fails}”: all lie "
     "below; “{equal}”, for comparisons by PSNR ten steps on: no interval reaches {matters} dB to either side, half "
-    "of what a world model loses that makes no use of its codes (fixed when 30 cells had run); “{open}”: anything "
+    "of what a world model loses that makes no use of its codes (fixed when 30 cells had run), nor half of that by "
+    "action use, next-frame error or Fréchet distance (when 45 had); “{open}”: anything "
     "else; “{not_run}”: a run that it needs has not finished, or has not measured it, or not in the same way; "
     "“{broken}”: one ended in an error. The claim on collapse is a threshold (utilisation below 20 %, max-usage "
     "above 50 % or entropy below 1.0 nat, in any token): it holds when every seed does as claimed and does not when "
@@ -125,7 +130,8 @@ _AGAIN = (
     "PSNR ten steps on hardly sees actions here: a run whose codes are unused loses a tenth of a dB. The same "
     "comparisons by measures that do see them: action use U, the error one step ahead (what it rises by from the IDM's "
     "codes to the adapter), and the Fréchet distance ten steps ahead. They were chosen when 23 cells had run (for what "
-    "the adapter costs: 30), and decide nothing about those."
+    "the adapter costs: 30), and decide nothing about those. A model that hardly uses its codes loses little on the "
+    "way to the adapter's: the share of the codes' worth that is lost was added when 45 had run."
 )
 
 
@@ -248,15 +254,17 @@ def _bound(cells: Cells, source: Source) -> str:
 
 def _provenance(cells: Cells, scale: Scale) -> str:
     finished = [cell for cell in cells.values() if cell.finished]
+    distances = [
+        distance
+        for cell in finished
+        for source in SAID
+        for each in (driven(cell.evaluation, source).get("video") or {}).values()
+        if (distance := each.get("frechet"))
+    ]
     extractors = sorted(
-        {
-            f"{distance['name']} (n = {distance.get('n')} of {distance.get('features', '?')} features)"
-            for cell in finished
-            for source in SAID
-            for each in (driven(cell.evaluation, source).get("video") or {}).values()
-            if (distance := each.get("frechet"))
-        }
+        {f"{each['name']} (n = {each.get('n')} of {each.get('features', '?')} features)" for each in distances}
     )
+    few = "".join(f"<p>{escape(line)}</p>" for line in few_clips([each for each in distances if "features" in each]))
     makers = "".join(
         f"<li>{escape(', '.join(f'{name} {version}' for name, version in maker['versions'].items()))}; revision "
         f"{escape(str(maker['revision']))}; {maker['cores']} cores, {maker['workers']} runs at once</li>"
@@ -282,7 +290,7 @@ def _provenance(cells: Cells, scale: Scale) -> str:
     judged = "; ".join(f"{count} clips drawn with seed {seed}" for count, seed in clips) or "none yet"
     return (
         f"<p>Evaluation clips: {escape(judged)}. Fréchet extractor: {escape('; '.join(extractors) or 'none yet')}.</p>"
-        f"{_episodes(finished)}"
+        f"{few}{_episodes(finished)}"
         f"<p>Versions and machines:</p><ul>{makers or '<li>none yet</li>'}</ul>"
         f"<p>SHA-256 of data and starting weights:</p><ul>{hashes or '<li>none yet</li>'}</ul>"
         f"<details><summary>Flags of every run with seed 0</summary><table>{flags}</table></details>"

@@ -3,9 +3,9 @@
 A comparison is paired by seed, on the same clips. Its *gain* is by how much the first variant is better than the
 second: "holds here" when the interval over seeds lies above zero, and so does the clustered one where the measure has a
 number for each clip; "does not hold here" when both lie below; "no difference that matters" when neither leaves what
-the claim says is too small to matter; "cannot tell at this n" otherwise; "has not run" while a cell that it needs has
-not finished or not measured it, "a run failed" where one has ended in an error; "nothing to compare" where the two lack
-what the claim is about.
+the claim says is too small to matter, nor does one of a measure that follows actions more closely; "cannot tell at this
+n" otherwise; "has not run" while a cell that it needs has not finished or not measured it, "a run failed" where one has
+ended in an error; "nothing to compare" where the two lack what the claim is about.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ import numpy as np
 from colaworld.experiments.intervals import Interval
 from colaworld.experiments.recipes import LATENT_ACTION_STAGES
 from colaworld.experiments.reproduce_cells import Cell
-from colaworld.experiments.reproduce_claims import CLOSER, Claim, CollapseClaim
+from colaworld.experiments.reproduce_claims import CLOSER, CLOSER_MATTER, Claim, CollapseClaim
 from colaworld.experiments.reproduce_intervals import clustered_interval, t_interval
 from colaworld.experiments.reproduce_measures import SAID, Measure, Source, action_use, collapsed
 from colaworld.experiments.reproduce_store import StoredCell
@@ -87,11 +87,28 @@ def judge(claim: Claim | CollapseClaim, cells: Cells, seeds: Sequence[int]) -> V
         outcome = HOLDS
     elif all(each.high < 0 for each in intervals):
         outcome = FAILS
-    elif claim.smallest and all(max(-each.low, each.high) < claim.smallest for each in intervals):
-        outcome = EQUAL
-    return Verdict(
-        claim=claim, outcome=outcome, why=_sentence(claim, cells, seeds, gain), gain=gain, clustered=clustered
-    )
+    why = _sentence(claim, cells, seeds, gain)
+    if outcome == OPEN and claim.smallest and _within(intervals, claim.smallest):
+        unsure = _may_matter(claim, cells, seeds)
+        outcome = OPEN if unsure else EQUAL
+        if unsure:
+            why += f" By this no difference that matters, but by others one may: {', '.join(unsure)}."
+    return Verdict(claim=claim, outcome=outcome, why=why, gain=gain, clustered=clustered)
+
+
+def _within(intervals: Sequence[Interval], size: float) -> bool:
+    return all(max(-each.low, each.high) < size for each in intervals)
+
+
+def _may_matter(claim: Claim, cells: Cells, seeds: Sequence[int]) -> list[str]:
+    """The closer measures by which the two may differ by as much as matters; those that nobody measured cannot say."""
+    unsure = []
+    for measure in CLOSER.get(claim.measure.title, {}).values():
+        intervals = [each for each in gain_intervals(claim, measure, cells, seeds) if each is not None]
+        size = CLOSER_MATTER.get(measure.title)
+        if size is not None and intervals and not _within(intervals, size):
+            unsure.append(measure.title)
+    return unsure
 
 
 def missing_cells(claim: Claim | CollapseClaim, cells: Cells, seeds: Sequence[int]) -> list[str]:

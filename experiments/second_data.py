@@ -51,7 +51,7 @@ from colaworld.experiments.report import aligned
 from colaworld.experiments.reproduce_measures import Measure, Value, found, health, number
 from colaworld.experiments.reproduce_store import EVALUATION_DIGITS, rounded
 from colaworld.experiments.stage_config import StageConfig
-from colaworld.experiments.video_metrics import VideoMetricsConfig
+from colaworld.experiments.video_metrics import VideoMetricsConfig, few_clips
 
 FORMAT = 2
 """1: every system was fine-tuned with the trainer's default stage, and codes were transferred within trajectories."""
@@ -204,7 +204,20 @@ def table(record: Mapping[str, Any]) -> str:
                 cells.append(each.text(float(value.mean())))
         if cells != ["-"] * len(cells):
             rows.append((each.title, *cells))
-    return "\n".join([*aligned(rows), *(f"  {note}" for note in record["notes"])])
+    return "\n".join([*aligned(rows), *(f"  {note}" for note in (*record["notes"], *_extractors(record)))])
+
+
+def _extractors(record: Mapping[str, Any]) -> list[str]:
+    """On which features Fréchet distances are, of how many windows; and where these are few."""
+    distances = [
+        distance
+        for step in STEPS[1:]
+        for name in (*STANDARDS, *DRIVEN)
+        for video in (((record[step] or {}).get(name) or {}).get("video") or {}).values()
+        if (distance := video.get("frechet"))
+    ]
+    named = dict.fromkeys(f"Fréchet distances on {each['name']}, n = {each['n']}" for each in distances)
+    return [*named, *few_clips([each for each in distances if "features" in each])]
 
 
 def second_data(

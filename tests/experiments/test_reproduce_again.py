@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from colaworld.adapters.system import ColaSystem, staged
+from colaworld.adapters.system import ColaSystem, save_system, staged
 from colaworld.experiments import reproduce_again
-from colaworld.experiments.evaluation import EvaluationConfig
+from colaworld.experiments.evaluation import BEFORE, EvaluationConfig
 from colaworld.experiments.held_out import HeldOutConfig
 from colaworld.experiments.planning_check import PlanningCheckConfig
 from colaworld.experiments.presets import PRESETS, build
@@ -19,6 +19,7 @@ from colaworld.experiments.reproduce_cells import SCALES, Cell
 from colaworld.experiments.reproduce_runs import locked
 from colaworld.experiments.reproduce_store import CellStore, StoredCell
 from colaworld.experiments.reproduce_variants import VARIANTS
+from colaworld.experiments.shared_stages import shared_folder
 from colaworld.experiments.train_config import TrainConfig
 
 COLA = Cell(variant=VARIANTS["cola"], seed=0)
@@ -119,7 +120,8 @@ def test_what_does_not_apply_is_not_missing(has, again: Again) -> None:
 def test_everything_is_measured_again_where_nothing_else_is_asked(has, again: Again) -> None:
     has(*MEASURED, episodes={"success": [1]})
     after = again(only_missing=False)
-    assert again.asked == [None] and again.said == ["cola-s0 evaluated again: everything"]
+    but = "everything but what was measured before the adapter stage"
+    assert again.asked == [None] and again.said == [f"cola-s0 evaluated again: {but}"]
     assert all(after.evaluation[key] == {"again": 0.12346} for key in MEASURED)
     assert after.evaluation["episodes"] == {"success": [1]} and after.evaluation["budget"] == BUDGET
 
@@ -155,3 +157,29 @@ def test_what_is_measured_alone_is_what_the_end_of_training_says(tmp_path: Path,
     assert whole["planning"]["clips"] == 2 and len(whole["codec"]["video"]["10"]["psnr"]) == 4 and whole["idm"]
     for keys in (("codec",), ("planning",), ADDED):
         assert measured(config, system, tmp_path, keys) == {key: whole[key] for key in keys}
+
+
+def test_what_recipes_are_compared_by_is_measured_again_where_the_system_before_the_adapter_is_left(
+    tmp_path: Path, fake_recording
+) -> None:
+    """Otherwise it is not said to have been."""
+    fake_recording(tmp_path / "data.hdf5", [1, 2, 3, 4, 5, 6, 7, 17, 27], frames=16, size=32, walker=True)
+    torch.manual_seed(0)
+    sizes = {"height": 32, "width": 32, "frame_skip": 5, "action_dim": 7, "render_profile": "lite"}
+    system = build(PRESETS["nano"], **sizes)
+    config = TrainConfig(
+        preset="nano",
+        data=(tmp_path / "data.hdf5",),
+        evaluation=EvaluationConfig(train_clips=12, planning=PlanningCheckConfig(clips=2, samples=4, iterations=1)),
+        held_out=HeldOutConfig(clips=4, strips=0),
+        share=tmp_path / "shared",
+        out=tmp_path / "run",
+    )
+    config.out.mkdir()
+    (config.out / BEFORE).write_text(json.dumps({"idm": {"use": "old"}, "adapter": None, "leak": "old"}))
+    old = measured(config, staged(system, "adapter"), config.out, None)
+    assert old["idm"] and not {"before_adapter", "leak", "probe", "transfer"} & old.keys()
+    save_system(staged(system, "joint"), shared_folder(config) / "system")
+    new = measured(config, staged(system, "adapter"), config.out, None)
+    assert new["before_adapter"]["idm"]["use"] != "old" and new["leak"]["passed"] and new["probe"]
+    assert new["before_adapter"]["idm"]["video"]["10"] == new["idm"]["video"]["10"], "the same weights"

@@ -256,9 +256,18 @@ def test_closer_measures_stand_in_the_table_with_why_they_say_nothing() -> None:
     (row,) = rows_of(table, "VQ codes predict better than continuous")
     assert "against the commonest code; against the mean" in row[1] and "gain 0.0000 [0.0000, 0.0000]" in row[2]
     (row,) = rows_of(table, "VQ codes predict better than FSQ")
-    assert row[1:] == ['<span class="none">has not run</span>'] * 3
+    assert row[1:] == [*['<span class="none">has not run</span>'] * 3, ""]
     (row,) = rows_of(table, "Going from the IDM&#x27;s codes")
-    assert row[1] == "" and len(row) == 4
+    assert row[1] == "" and "has not run" in row[4]
+
+
+def test_few_clips_for_many_features_are_said_to_mean_little() -> None:
+    cell = finished("cola", 0)
+    distance = {"name": "fvd", "value": 3.0, "n": 64, "features": 400}
+    cell.evaluation["before_adapter"]["idm"]["video"]["10"]["frechet"] = distance
+    assert "fvd: 64 clips are few for its 400 features, its distances mean little" in page({"cola-s0": cell})
+    distance["n"] = 800
+    assert "mean little" not in page({"cola-s0": cell})
 
 
 def test_a_page_that_grew_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
