@@ -114,12 +114,10 @@ class Guard:
         """The largest number of steps that a stage of ``planned`` steps may come to."""
         return planned * self.config.most if self._prolongs(stage) else planned
 
-    def check(self, history: Sequence[Mapping[str, Any]], *, stage: str, planned: int) -> Verdict:
-        """``judge``; CodebookCollapse when the codebook has collapsed and the config says stop."""
-        verdict = self.judge(history, stage=stage, planned=planned)
+    def heed(self, verdict: Verdict) -> None:
+        """CodebookCollapse when the codebook has collapsed and the config says stop."""
         if verdict.collapsed and self.config.action == "stop":
             raise CodebookCollapse(verdict.why)
-        return verdict
 
     def judge(self, history: Sequence[Mapping[str, Any]], *, stage: str, planned: int) -> Verdict:
         """The verdict on ``stage``, planned to last ``planned`` steps, as of its last look in ``history`` (the whole

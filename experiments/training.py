@@ -38,7 +38,7 @@ from colaworld.experiments.batches import (
     frame_latents,
 )
 from colaworld.experiments.budget import StageCost, record_cost, step_flops
-from colaworld.experiments.guard import CodebookCollapse, Guard, GuardConfig, Verdict
+from colaworld.experiments.guard import Guard, GuardConfig, Verdict
 from colaworld.experiments.loader import WaitingTime, clip_loader, load_loader, on_device
 from colaworld.experiments.loop_config import LoopConfig
 from colaworld.experiments.mixture import Mixture
@@ -198,7 +198,7 @@ def train_stage(
             last = len(losses) == loop.accumulate - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(wrapped):
                 with accelerator.autocast():
-                    loss, metrics = wrapped(part.batch, step, part.chance, _labelled(data, config, seed, part))
+                    loss, metrics = wrapped(part.batch, step, part.chance, _labelled(data, turn, config, seed, part))
                 if not torch.isfinite(loss):
                     raise FloatingPointError(
                         f"the loss of stage {stage} is {loss.item()} at step {step}; see {folder / 'metrics.jsonl'}"
@@ -224,8 +224,7 @@ def train_stage(
             journal.write(stage, done, steps_before + done, numbers)
             verdict = watcher.judge(journal.looks, stage=stage, planned=config.steps)
             verdict = broadcast_object_list([verdict])[0]  # all processes go on, or none
-            if verdict.collapsed and guard.action == "stop":
-                raise CodebookCollapse(verdict.why)
+            watcher.heed(verdict)
             if verdict.news or (done >= config.steps and guard.action == "extend"):
                 say(bar, f"guard: {verdict.why}")
             if done >= config.steps and not verdict.goes_on:
@@ -248,7 +247,7 @@ def train_stage(
     if accelerator.is_main_process:
         cost = StageCost(
             steps=done,
-            samples=done * config.batch_size,
+            samples=done * (config.batch_size + _labelled_clips(data, turn, config, accelerator.num_processes)),
             seconds=time.monotonic() - began,
             flops=config.batch_size * sum(flops[model.imagines(step)] for step in range(done)),
             parameters=trained,
@@ -303,13 +302,20 @@ def _first(accelerator: Accelerator, loop: LoopConfig, turn: Turn, data: Data, c
     return next(parts_of(batch, accelerator, loop.accumulate, seed))
 
 
-def _labelled(data: Data, config: StageConfig, seed: int, part: Part) -> Batch | None:
+def _labelled_clips(data: Data, turn: Turn, config: StageConfig, parts: int) -> int:
+    """How many labelled clips a step takes besides its batch, over all ``parts``."""
+    if data.labelled is None or not config.action_weight or "inverse_dynamics" not in turn.trained:
+        return 0
+    return parts * max(1, config.batch_size // parts // 2)
+
+
+def _labelled(data: Data, turn: Turn, config: StageConfig, seed: int, part: Part) -> Batch | None:
     """Labelled clips for the action head, half as many as the batch has; of these the part's own."""
-    if data.labelled is None or not config.action_weight:
-        return None
     draw, share = np.random.default_rng(derived_seed(seed, "labelled")), part.chance
-    count = max(1, config.batch_size // share.parts // 2)
-    clips, mixture = count * share.parts, data.labelled_mixture
+    clips, mixture = _labelled_clips(data, turn, config, share.parts), data.labelled_mixture
+    if not clips:
+        return None
+    count = clips // share.parts
     drawn = draw.integers(len(data.labelled), size=clips) if mixture is None else mixture.draw(draw, clips)
     shown = cropped(drawn, crop_copies(data.labelled, config.shift), derived_seed(seed, "labelled crops"))
     own = shown[share.part * count :][:count]

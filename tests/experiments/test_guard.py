@@ -80,7 +80,7 @@ def test_a_window_too_small_is_not_judged_and_says_so():
     few = look(300, DEAD, DEAD, transitions=352, transitions_moving=63)
     for line, count in ((still, 0), (few, 63)):
         for action in ("warn", "stop", "extend"):
-            verdict = guard(action).check([line], stage="warmup", planned=300)
+            verdict = guard(action).judge([line], stage="warmup", planned=300)
             assert not (verdict.collapsed or verdict.settled or verdict.goes_on)
             assert verdict.blind and verdict.news
             assert f"{count} transitions move, a judgement needs 64 at step 300" in verdict.why
@@ -110,11 +110,13 @@ def test_a_young_codebook_is_not_judged_but_a_grown_one_is():
 
 def test_stop_raises_the_sentence_and_warn_does_not():
     lines = [look(200, HEALTHY, HEALTHY), look(300, HEALTHY, DEAD)]
-    assert not guard("stop").check(lines[:1], stage="warmup", planned=300).collapsed
+    healthy, dead = (guard("stop").judge(seen, stage="warmup", planned=300) for seen in (lines[:1], lines))
+    assert dead.collapsed and not healthy.collapsed
+    guard("stop").heed(healthy)
     with pytest.raises(CodebookCollapse, match="^token 1: utilisation 0.03 below 0.2; .* at step 300 of warmup$"):
-        guard("stop").check(lines, stage="warmup", planned=300)
+        guard("stop").heed(dead)
     for action in ("warn", "extend"):
-        assert guard(action).check(lines, stage="warmup", planned=300).collapsed
+        guard(action).heed(dead)
 
 
 def test_off_sees_nothing():

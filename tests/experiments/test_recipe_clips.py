@@ -7,6 +7,7 @@ import torch
 
 from colaworld.experiments import train_world_model, training
 from colaworld.experiments.adapter_fit import AdapterFitConfig
+from colaworld.experiments.budget import read_costs
 from colaworld.experiments.evaluation import BEFORE
 from colaworld.experiments.labels import labelled_steps
 from colaworld.experiments.stage_config import StageConfig
@@ -49,8 +50,8 @@ def drawn(monkeypatch, tmp_path, fake_recording):
 
     def run(**flags):
         seen.clear()
-        out = tmp_path / f"run_{len(list(tmp_path.iterdir()))}"
-        train_world_model.train(replace(CONFIG, data=(tmp_path / "data.hdf5",), out=out, **flags))
+        run.out = tmp_path / f"run_{len(list(tmp_path.iterdir()))}"
+        train_world_model.train(replace(CONFIG, data=(tmp_path / "data.hdf5",), out=run.out, **flags))
         return list(seen)
 
     return run
@@ -74,3 +75,14 @@ def test_with_few_labels_the_adapter_stage_has_all_clips_and_half_of_each_batch_
     assert len(clips) == len(every) and 0 < sum(known) < 0.3 * len(known)
     assert all(sum(known[index] for index in step) >= 2 for step in steps)
     assert not all(known[index] for step in steps for index in step)
+
+
+@pytest.mark.parametrize(("recipe", "lam", "world"), [("two_stage", "lam", "world"), ("frozen_lam", "warmup", "joint")])
+def test_labelled_clips_count_where_they_teach(drawn, recipe, lam, world):
+    """Half a batch more a step, in the stages that train what reads codes."""
+    weighed = {name: replace(getattr(CONFIG, name), action_weight=1.0) for name in ("warmup", "joint")}
+    drawn(recipe=recipe, action_labels=0.5, **weighed)
+    costs = read_costs(drawn.out)
+    assert costs[lam].samples == costs[lam].steps * 6 and costs[world].samples == costs[world].steps * 4
+    drawn(recipe=recipe)
+    assert read_costs(drawn.out)[lam].samples == costs[lam].steps * 4
