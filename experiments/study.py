@@ -11,11 +11,13 @@ each: CEM and MPPI, beside an inverse model, a random policy, a scripted expert,
 with the state's own distance as cost, which says what can be reached. Each part is a command of another script; the
 ``README.md`` among the results has them, the tables and the curves, ``summary.json`` all numbers.
 
-Kill it at any moment and run the same command: it goes on where it stopped.
+Kill it at any moment and run the same command: it goes on where it stopped, and writes what has been played. Other
+flags for a step that has begun are refused.
 """
 
 import json
 import shlex
+import signal
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,11 +31,11 @@ from colaworld.experiments.cli import main
 from colaworld.experiments.presets import PresetName
 from colaworld.experiments.recipes import RecipeName
 from colaworld.experiments.study_page import write_study
-from colaworld.experiments.study_results import FLOORS, SIMULATOR, Study
+from colaworld.experiments.study_results import BASE, FLOORS, SIMULATOR, Study
 from colaworld.experiments.study_steps import Step, StepsFailed, run_steps
 
 SCRIPTS = Path(__file__).parent
-BASE, GOAL_MODELS = "base", "goal_models"
+GOAL_MODELS = "goal_models"
 GOAL_MODEL_NAMES = ("distance", "progress", "success", "policy")
 Part = Literal["train", "play", "results"]
 
@@ -60,10 +62,11 @@ class StudyConfig:
     """Further flags of every training, as one word: --training="--joint.steps 4000 --loop.compile"."""
     base_training: str = ""
     """The same of codec and action-free video model."""
-    goal_training: str = ""
-    """The same of the goal models (experiments/train_goal_models.py)."""
-    planning: str = ""
-    """Further flags of every search with a learned model: --planning="--samples 64 --iterations 1"."""
+    goal_training: str = "--fit-config.hidden 96"
+    """The same of the goal models (experiments/train_goal_models.py); as wide as those that ship."""
+    planning: str = "--samples 32"
+    """Further flags of every search with a learned model. No more candidates than the simulator's yardstick has
+    (manifest: 32 in 2 rounds), or it would not say what can be reached."""
     only: tuple[Part, ...] = ("train", "play", "results")
     """Which parts to do."""
     workers: int = 2
@@ -85,7 +88,8 @@ class StudyConfig:
             )
 
     def trainings(self) -> list[Step]:
-        """Codec and action-free video model, the recipes from these, and the goal models of their latents."""
+        """Codec and action-free video model, the recipes from these, and goal models, which also learn from what the
+        first recipe with the first seed imagines; the latents are all recipes' own."""
         data = ("--data", *map(str, self.data))
         base = self.runs / BASE
         first = self._training(
@@ -101,13 +105,13 @@ class StudyConfig:
             for seed in self.seeds
             for recipe in self.recipes
         ]
-        out = self.runs / GOAL_MODELS
-        words = ("--run", base, *data, "--models", *GOAL_MODEL_NAMES, "--out", out, *shlex.split(self.goal_training))
+        out, teacher = self.runs / GOAL_MODELS, f"{self.recipes[0]}-s{self.seeds[0]}"
+        words = ("--run", self.runs / teacher, *data, "--models", *GOAL_MODEL_NAMES, "--out", out, *shlex.split(self.goal_training))
         goals = Step(
             name=GOAL_MODELS,
             command=_script("train_goal_models", *words),
             left=lambda: trained_models(out) >= set(GOAL_MODEL_NAMES),
-            after=(BASE,),
+            after=(teacher,),
         )
         return [first, *recipes, goals]
 
@@ -115,7 +119,7 @@ class StudyConfig:
         out = self.runs / name
         command = _script("train_world_model", "--preset", self.preset, *flags, "--data", *self.data, "--out", out)
         if name == BASE:
-            return Step(name=name, command=command, left=lambda: trained_to(out / "system") == "pretrain")
+            return Step(name=name, command=command, left=lambda: trained_to(out / "system") == "pretrain", alone=True)
         return Step(name=name, command=command, left=(out / "evaluation.json").is_file, after=after)
 
     def plays(self) -> list[Step]:
@@ -142,7 +146,7 @@ class StudyConfig:
             for run in (f"{recipe}-s{seed}" for seed in self.seeds for recipe in self.recipes)
             if episodes
         ]
-        true = ("--world", "simulator", "--objective", "state", "--rows", "planner")
+        true = ("--world", "simulator", "--objective", "state", "--rows", "planner", "--simulator-workers", "1")
         return [
             self._play(FLOORS, self.episodes, *floors, after=(f"{first}-s{self.seeds[0]}", GOAL_MODELS)),
             *learned,
@@ -183,6 +187,7 @@ def asked_for(summary: Path) -> int | None:
 
 def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
     """Train, play, and write the tables."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that its commands end with it
     for path in config.data:
         if not path.exists():
             raise ValueError(
@@ -196,16 +201,24 @@ def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
         if step.name not in chosen and needs and not step.left():
             raise ValueError(f"{config.runs / step.name} has not been trained, which {needs[0]} needs: --only train")
     steps = [replace(step, after=tuple(name for name in step.after if name in chosen)) for step in steps]
+    failure: StepsFailed | None = None
     if steps:
         try:
             run_steps(steps, config.runs / "logs", config.workers)
         except StepsFailed as error:
-            sys.exit(f"error: {error}")
-    if "results" in config.only:
+            failure = error
+    if "results" in config.only and not (failure and not played(config)):
         commands = [shown(step) for step in (*trainings, *plays)]
         print(
             f"results: {write_study(Study.read(config.runs, config.recipes, config.seeds), config.results, commands)}"
         )
+    if failure is not None:
+        sys.exit(f"error: {failure}")
+
+
+def played(config: StudyConfig) -> bool:
+    """Whether there is a play to write of."""
+    return any((config.runs / "plays").glob("*/episodes.jsonl"))
 
 
 def shown(step: Step) -> str:

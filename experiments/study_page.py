@@ -1,7 +1,8 @@
-"""A study's folder of results: ``README.md`` with its tables, ``curves.png``, ``summary.json``, and for every play the
+"""A study's folder of results: ``README.md`` with its tables, curves and losses, ``summary.json``, and for every play the
 lines of its episodes and its settings, which ``compare.py`` reads.
 """
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from colaworld.experiments.episode_log import write_json, write_text
 from colaworld.experiments.reproduce_measures import COLLAPSE
 from colaworld.experiments.reproduce_plots import worst_curve
 from colaworld.experiments.reproduce_store import read_curves, rounded
-from colaworld.experiments.study_results import Study, summary_of
+from colaworld.experiments.study_results import BASE, Study, summary_of
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -29,10 +30,15 @@ MODEL_COLUMNS = {
     "psnr_10_idm": "at 10 after it, IDM's codes",
     "psnr_10_snapped_adapter": "real actions, snapped",
     "psnr_10_drop": "drop",
+    "psnr_10_adapter": "real actions, as plans use them",
+    "ssim_10_learned": "SSIM at 10, before the adapter",
     "frechet_10_idm": "Fréchet at 10, IDM's codes",
     "frechet_10_snapped_adapter": "real actions, snapped",
+    "frechet_10_drop": "drop",
     "utilisation_idm": "utilisation, IDM",
     "utilisation_adapter": "adapter",
+    "max_usage_idm": "max-usage, IDM",
+    "max_usage_adapter": "adapter",
     "entropy_idm": "entropy, IDM",
     "entropy_adapter": "adapter",
     "probe_l1": "probe L1",
@@ -50,13 +56,13 @@ def write_study(study: Study, folder: Path, commands: Sequence[str]) -> Path:
                 with whole_file(folder / f"{path.name}_{kept}") as partial:
                     shutil.copyfile(path / kept, partial)
     write_json(folder / "summary.json", summary)
-    drawn = draw_curves(study, folder / "curves.png")
+    drawn = [name for name, draw in PICTURES.items() if draw(study, folder / name)]
     path = folder / "README.md"
-    write_text(path, page(summary, study, curves=drawn))
+    write_text(path, page(summary, study, pictures=drawn))
     return path
 
 
-def page(summary: Mapping[str, Any], study: Study, *, curves: bool) -> str:
+def page(summary: Mapping[str, Any], study: Study, *, pictures: Sequence[str]) -> str:
     """``README.md``."""
     first, count = study.recipes[0], max(row["episodes"] for row in summary["rows"])
     lines = [
@@ -89,10 +95,11 @@ def page(summary: Mapping[str, Any], study: Study, *, curves: bool) -> str:
         "## Of what is reachable",
         "",
         "Reachable is what the simulator reached as world model, with the state's own distance as cost. The share is a "
-        f"ratio of rates over the same goals; the bar is {100 * summary['bar']:.1f} %.",
+        f"ratio of rates over the same goals; the bar, {100 * summary['bar']:.1f} %, is met where the whole interval lies "
+        "above it, missed where it lies below.",
         "",
         *_table(
-            ("row", "category", "goals", "reached", "reachable", "share"),
+            ("row", "category", "goals", "reached", "reachable", "share", "bar"),
             [
                 (
                     row,
@@ -101,6 +108,7 @@ def page(summary: Mapping[str, Any], study: Study, *, curves: bool) -> str:
                     _percent(each["reached"]),
                     _percent(each["reachable"]),
                     _interval(each["share"]),
+                    each["bar"] or "-",
                 )
                 for row, entries in summary["reachable"].items()
                 for each in entries
@@ -115,9 +123,26 @@ def page(summary: Mapping[str, Any], study: Study, *, curves: bool) -> str:
                 for each in summary["models"]
             ],
         ),
+        "What the adapter costs against what it costs `" + first + "`: how much more PSNR ten steps on is lost from the "
+        "IDM's codes to the adapter's answers, trainings averaged, over clips (above 0: `" + first + "` loses less).",
+        "",
+        *_table(
+            ("recipe", "answers", "trainings", "clips", "more lost, dB"),
+            [
+                (
+                    each["second"],
+                    "as plans use them" if each["measure"].endswith("unsnapped") else "snapped to codes",
+                    each["trainings"],
+                    each["clips"],
+                    "{estimate:.2f} [{low:.2f}, {high:.2f}]".format(**each["more"]),
+                )
+                for each in summary["drops"]
+            ],
+            none="Has not been measured.",
+        ),
     ]
-    if curves:
-        lines += ["![what was watched on held-out clips while the systems trained](curves.png)", ""]
+    for name in pictures:
+        lines += [f"![{SHOWN[name]}]({name})", ""]
     lines += ["## Commands", "", "```sh", *summary["commands"], "```", ""]
     return "\n".join(lines)
 
@@ -187,9 +212,11 @@ def _compared(each: Mapping[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+def _table(
+    header: Sequence[str], rows: Sequence[Sequence[Any]], *, none: str = "Has not been played."
+) -> list[str]:
     if not rows:
-        return ["Has not been played.", ""]
+        return [none, ""]
     cells = [header, ["---"] * len(header), *rows]
     return [*("| " + " | ".join(map(str, each)) + " |" for each in cells), ""]
 
@@ -217,7 +244,7 @@ def draw_curves(study: Study, path: Path) -> bool:
     for number, recipe in enumerate(study.recipes):
         for seed in study.seeds:
             curves = read_curves(study.runs / f"{recipe}-s{seed}" / "metrics.jsonl", looks=LOOKS)
-            if not curves:
+            if "predicted" not in curves:
                 continue
             label, style = None if seed != study.seeds[0] else recipe, {"color": f"C{number}", "linewidth": 0.9}
             axes[0].plot(curves["total_step"], np.array(curves["predicted"], float), label=label, **style)
@@ -240,3 +267,44 @@ def draw_curves(study: Study, path: Path) -> bool:
             figure.savefig(partial, dpi=80, format="png")
     plt.close(figure)
     return drawn
+
+
+def draw_losses(study: Study, path: Path) -> bool:
+    """The training loss of codec and action-free video model, and of every recipe and seed, a colour for each stage;
+    False when there is nothing to draw."""
+    runs = {BASE: "codec and action-free video model"}
+    runs |= {f"{recipe}-s{seed}": f"{recipe}, seed {seed}" for recipe in study.recipes for seed in study.seeds}
+    found = {title: losses for name, title in runs.items() if (losses := _losses(study.runs / name / "metrics.jsonl"))}
+    if not found:
+        return False
+    figure, axes = plt.subplots(1, len(found), figsize=(3.2 * len(found), 3.0), squeeze=False)
+    for panel, (title, losses) in zip(axes[0], found.items(), strict=True):
+        for stage, points in losses.items():
+            steps, values = np.array(points, float).T
+            panel.plot(steps, values, label=stage, linewidth=0.7)
+        panel.set_title(title, fontsize=9)
+        panel.set_yscale("log")
+        panel.set_xlabel("step")
+        panel.legend(fontsize=7)
+    figure.tight_layout()
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=80, format="png")
+    plt.close(figure)
+    return True
+
+
+def _losses(path: Path) -> dict[str, list[tuple[float, float]]]:
+    """By stage, (step, loss) of the lines that have one, at most ``LOOKS`` a stage."""
+    stages: dict[str, list[tuple[float, float]]] = {}
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    for line in map(json.loads, lines):
+        if "loss" in line:
+            stages.setdefault(line["stage"], []).append((line["total_step"], line["loss"]))
+    return {stage: points[:: max(1, len(points) // LOOKS)] for stage, points in stages.items()}
+
+
+PICTURES = {"curves.png": draw_curves, "losses.png": draw_losses}
+SHOWN = {
+    "curves.png": "what was watched on held-out clips while the systems trained",
+    "losses.png": "losses of every training, stage by stage",
+}

@@ -1,20 +1,25 @@
 """Commands that need each other's results, as many at once as there are workers: what ``study.py`` is made of.
 
 A step that has left what it is for is not run again, and each of our scripts goes on where it was killed; so the whole
-can be killed at any moment.
+can be killed at any moment. A step is locked for as long as its command runs, even one whose study is gone. What left
+something is remembered: the same step by another command is refused, not taken for done.
 """
 
+import json
 import os
+import shlex
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import IO
 
 from tqdm import tqdm
 
-from colaworld.experiments.reproduce_runs import GRACE_SECONDS, POLL_SECONDS, available_cores, last_error
+from colaworld.envs.whole_file import whole_file
+from colaworld.experiments.reproduce_runs import GRACE_SECONDS, POLL_SECONDS, available_cores, last_error, locked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +31,30 @@ class Step:
     left: Callable[[], bool]
     after: tuple[str, ...] = ()
     """Steps whose results it reads."""
+    alone: bool = False
+    """Whether it has all cores to itself: what all others wait for should not take twice as long."""
+
+    def check_command(self, logs: Path) -> None:
+        """ValueError when another command has run under this name: what it left is not this one's."""
+        path = logs / f"{self.name}.json"
+        before = json.loads(path.read_text()) if path.is_file() else list(self.command[1:])
+        if before != list(self.command[1:]):
+            raise ValueError(
+                f"{path}: {self.name} was run as {shlex.join(before)}, not as {shlex.join(self.command[1:])}; go on as "
+                "before, choose another --runs, or remove what it left and this file"
+            )
+
+    def remember_command(self, logs: Path) -> None:
+        """What ``check_command`` looks at."""
+        with whole_file(logs / f"{self.name}.json") as partial:
+            partial.write_text(json.dumps(list(self.command[1:]), indent=1) + "\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Running:
+    process: subprocess.Popen[bytes]
+    lock: IO[bytes]
+    alone: bool
 
 
 class StepsFailed(RuntimeError):
@@ -44,8 +73,11 @@ def run_steps(steps: Sequence[Step], logs: Path, workers: int) -> None:
     order = TopologicalSorter({step.name: step.after for step in steps})
     order.prepare()
     logs.mkdir(parents=True, exist_ok=True)
+    for step in steps:
+        if step.left():  # what is half done, its own script looks at
+            step.check_command(logs)
     waiting: list[str] = []
-    running: dict[str, subprocess.Popen[bytes]] = {}
+    running: dict[str, _Running] = {}
     failed: dict[str, str] = {}
     with tqdm(total=len(steps), unit="step", smoothing=0, mininterval=10.0) as bar:
         try:
@@ -54,24 +86,35 @@ def run_steps(steps: Sequence[Step], logs: Path, workers: int) -> None:
                 if not running and not waiting:
                     break  # the rest needs what has failed
                 waiting.sort(key=list(named).index)
-                while waiting and len(running) < workers:
-                    step = named[waiting.pop(0)]
+                for name in list(waiting):
+                    step = named[name]
+                    full = len(running) >= (1 if step.alone else workers) or any(each.alone for each in running.values())
+                    if full:
+                        break
+                    lock = locked(logs / f"{name}.lock")
+                    if lock is None:  # a command that an earlier study left behind is still at it
+                        continue
+                    waiting.remove(name)
                     if step.left():
-                        _over(order, bar, step.name)
+                        lock.close()
+                        _over(order, bar, name)
                     else:
-                        running[step.name] = _start(step, logs / f"{step.name}.log", workers)
+                        step.remember_command(logs)
+                        running[name] = _start(step, logs / f"{name}.log", lock, 1 if step.alone else workers)
                 bar.set_postfix_str(", ".join(running), refresh=False)
-                time.sleep(POLL_SECONDS if running else 0.0)
-                for name in [name for name, process in running.items() if process.poll() is not None]:
-                    code = running.pop(name).returncode
+                time.sleep(POLL_SECONDS if running or waiting else 0.0)
+                for name in [name for name, each in running.items() if each.process.poll() is not None]:
+                    ended = running.pop(name)
+                    ended.lock.close()
+                    code = ended.process.returncode
                     if code == 0 and named[name].left():
                         _over(order, bar, name)
                     else:
                         failed[name] = last_error(logs / f"{name}.log", code)
                         bar.write(f"{name} failed, {failed[name]}")
         finally:
-            for process in running.values():
-                _stop(process)
+            for each in running.values():
+                _stop(each)
     if failed:
         said = "; ".join(f"{name} ({logs / name}.log): {why}" for name, why in failed.items())
         raise StepsFailed(f"{len(failed)} of {len(steps)} steps failed: {said}")
@@ -82,23 +125,26 @@ def _over(order: TopologicalSorter, bar: tqdm, name: str) -> None:
     bar.update()
 
 
-def _start(step: Step, log: Path, workers: int) -> subprocess.Popen[bytes]:
-    threads = str(max(1, available_cores() // workers))
-    with log.open("wb") as output:
-        return subprocess.Popen(
+def _start(step: Step, log: Path, lock: IO[bytes], at_once: int) -> _Running:
+    threads = str(max(1, available_cores() // at_once))
+    with log.open("ab") as output:
+        process = subprocess.Popen(
             step.command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, "OMP_NUM_THREADS": threads},
+            pass_fds=(lock.fileno(),),
             start_new_session=True,
         )
+    return _Running(process=process, lock=lock, alone=step.alone)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
+def _stop(run: _Running) -> None:
+    run.process.terminate()
     try:
-        process.wait(GRACE_SECONDS)
+        run.process.wait(GRACE_SECONDS)
     except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        run.process.kill()
+        run.process.wait()
+    run.lock.close()

@@ -12,6 +12,7 @@ from colaworld.experiments import training
 from colaworld.experiments.batch_parts import Part
 from colaworld.experiments.batches import Batch, StepBatches, fixed_batch
 from colaworld.experiments.mixture import Mixture, check_shares
+from colaworld.experiments.recipes import Turn
 from colaworld.experiments.stage_config import StageConfig
 from colaworld.experiments.train_config import TrainConfig, binding_flags, check_same_run, remember_run
 from colaworld.experiments.training import Data
@@ -105,15 +106,16 @@ def test_labelled_and_watched_clips_have_the_same_shares(clips: ClipDataset, mon
     assert origins(clips, seen).tolist() == [15, 0, 5]
     data = Data(train=clips, watched_train=None, held_out=None, labelled=clips, weights=weights)
     config, drawn = StageConfig(steps=1, batch_size=16, action_weight=1.0), []
+    turn = Turn(stage="joint", trained=("inverse_dynamics",))
     batch = Batch(*(torch.zeros(1),) * 3)
     monkeypatch.setattr("colaworld.experiments.training.collate", lambda clips: batch)
     for part in (0, 1):
         seen.clear()
         share = Share(generator=torch.Generator(), part=part, parts=2)
-        training._labelled(data, config, 5, Part(batch=batch, chance=share))
+        training._labelled(data, turn, config, 5, Part(batch=batch, chance=share))
         drawn.append(list(seen))
     seen.clear()
-    training._labelled(data, config, 5, Part(batch=batch, chance=replace(share, part=0, parts=1)))
+    training._labelled(data, turn, config, 5, Part(batch=batch, chance=replace(share, part=0, parts=1)))
     assert drawn[0] + drawn[1] == seen and origins(clips, seen).tolist() == [6, 0, 2]
 
 

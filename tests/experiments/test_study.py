@@ -1,16 +1,23 @@
 """A study: commands in the order of their needs, resumption, what its steps are told, and the numbers of its tables."""
 
 import json
+import os
+import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
+from threading import Timer
 
+import numpy as np
 import pytest
 import tyro
 
+from colaworld.envs.manifest import load_manifest
 from colaworld.experiments.compare import compare
-from colaworld.experiments.goal_settings import EvalConfig
+from colaworld.experiments.goal_settings import EvalConfig, on_yardstick
 from colaworld.experiments.intervals import exact_mcnemar, wilson
+from colaworld.experiments.reproduce_runs import available_cores, locked
 from colaworld.experiments.study import StudyConfig, shown, study
 from colaworld.experiments.study_page import write_study
 from colaworld.experiments.study_results import Study, comparisons_of, pairs_of, reachable, rows_of
@@ -55,6 +62,52 @@ def test_a_failed_step_is_named_with_its_last_line_and_others_go_on(tmp_path):
     steps[0], steps[3] = step(tmp_path, "bad"), step(tmp_path, "empty")
     run_steps(steps, tmp_path / "logs", workers=1)
     assert order(tmp_path)[2:] == ["bad", "needs_it", "empty"], "as they are listed"
+
+
+def test_another_command_for_what_has_begun_is_refused(tmp_path):
+    """Its results would stand beside flags that did not make them."""
+    run_steps([step(tmp_path, "a")], tmp_path / "logs", workers=1)
+    with pytest.raises(ValueError, match="(?s)logs/a.json: a was run as .*, not as .*pass.*choose another --runs"):
+        run_steps([step(tmp_path, "b"), step(tmp_path, "a", code="pass")], tmp_path / "logs", workers=1)
+    assert order(tmp_path) == ["a"]
+
+
+def test_a_step_that_another_study_is_at_is_waited_for(tmp_path):
+    lock, waited = locked_by(tmp_path, "a"), time.monotonic()
+    Timer(1.0, lock.close).start()
+    run_steps([step(tmp_path, "a"), step(tmp_path, "b")], tmp_path / "logs", workers=2)
+    assert order(tmp_path) == ["b", "a"] and time.monotonic() - waited > 0.9
+
+
+def locked_by(folder: Path, name: str):
+    (folder / "logs").mkdir()
+    return locked(folder / "logs" / f"{name}.lock")
+
+
+def test_what_all_wait_for_has_the_cores_to_itself(tmp_path):
+    said = "import os; threads = int(os.environ['OMP_NUM_THREADS']); open({!r}, 'a').write(f'{{threads}} ')"
+    steps = [
+        replace(step(tmp_path, name, code=said.format(str(tmp_path / "threads"))), alone=name == "alone")
+        for name in ("alone", "other")
+    ]
+    run_steps(steps, tmp_path / "logs", workers=available_cores())
+    assert (tmp_path / "threads").read_text().split() == [str(available_cores()), "1"]
+
+
+def test_a_study_that_is_ended_ends_its_commands(config, tmp_path, monkeypatch):
+    code = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    slow = Step(name="slow", command=(sys.executable, "-c", code), left=lambda: False)
+    monkeypatch.setattr(StudyConfig, "trainings", lambda self: [slow])
+    before = signal.getsignal(signal.SIGTERM)
+    Timer(2.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    try:
+        with pytest.raises(SystemExit) as ended:
+            study(replace(config, only=("train",)))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 143
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 @pytest.fixture
@@ -180,6 +233,54 @@ def test_a_share_of_nothing_is_none(tmp_path):
     play(tmp_path, "cola-s0-cem", {"planner": goals("11", "")})
     play(tmp_path, "simulator", {"planner": goals("00", "")})
     assert [each["share"] for each in reachable(Study.read(tmp_path, ("cola",), (0,)), "cola")] == [None]
+
+
+@pytest.mark.parametrize(
+    ("mine", "bar"), [("11111", "not shown"), ("1" * 200, "met"), ("00000", "missed"), ("0" * 9 + "1", "missed")]
+)
+def test_the_bar_is_met_by_the_whole_interval_or_not_at_all(tmp_path, mine, bar):
+    """Five of five are no proof: a share that resampling cannot vary has the interval of a rate."""
+    play(tmp_path, "cola-s0-cem", {"planner": goals(mine, "")})
+    play(tmp_path, "simulator", {"planner": goals("1" * len(mine), "")})
+    (line,) = reachable(Study.read(tmp_path, ("cola",), (0,)), "cola")
+    assert line["bar"] == bar and line["share"]["low"] < line["share"]["high"]
+
+
+def test_the_simulator_has_no_fewer_candidates_than_the_models(config):
+    usual = StudyConfig(data=config.data)
+    told = {each.name: each.command[2:] for each in usual.plays()}
+    true, play = (
+        tyro.cli(tyro.conf.OmitArgPrefixes[EvalConfig], args=told[name]) for name in ("play-simulator", "play-cola-s0-cem")
+    )
+    yardstick = on_yardstick(true, load_manifest(true.manifest))
+    assert yardstick.samples * yardstick.iterations >= play.samples * play.iterations
+
+
+def evaluated(runs: Path, recipe: str, seed: int, lost: float) -> None:
+    """An evaluation whose PSNR ten steps on loses ``lost`` dB through the adapter, and twice that snapped to codes."""
+    clips = np.random.default_rng(seed).normal(20, 2, 16)
+    found = {
+        name: {"video": {"10": {"psnr": list(clips - share * lost)}}}
+        for name, share in (("idm", 0), ("adapter", 1), ("adapter_codes", 2))
+    }
+    folder = runs / f"{recipe}-s{seed}"
+    folder.mkdir(exist_ok=True)
+    (folder / "evaluation.json").write_text(json.dumps({"clips": 16, "budget": {}, **found}))
+    lines = [{"stage": "joint", "total_step": step, "loss": 1 / step} for step in (1, 2, 3)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_what_the_adapter_costs_is_compared_on_the_same_clips(runs, tmp_path):
+    for seed in (0, 1):
+        evaluated(runs, "cola", seed, 0.5)
+        evaluated(runs, "two_stage", seed, 0.8)
+    path = write_study(Study.read(runs, ("cola", "two_stage"), (0, 1)), tmp_path / "results", [])
+    drops = {each["measure"]: each for each in json.loads((path.parent / "summary.json").read_text())["drops"]}
+    assert drops["psnr_10_drop"]["more"]["estimate"] == pytest.approx(0.6)
+    assert drops["psnr_10_drop_unsnapped"]["more"]["estimate"] == pytest.approx(0.3)
+    assert drops["psnr_10_drop"]["trainings"] == 2 and drops["psnr_10_drop"]["clips"] == 16
+    assert "| two_stage | snapped to codes | 2 | 16 | 0.60 [0.60, 0.60] |" in path.read_text()
+    assert "(losses.png)" in path.read_text() and (path.parent / "losses.png").stat().st_size > 5000
 
 
 def test_the_folder_of_results_can_be_compared_again(read, tmp_path, capsys):
