@@ -46,6 +46,7 @@ class Episode:
     object_pos: np.ndarray
     """float32 ``(T, n, 3)``, metres, in the order of ``object_names``."""
     object_names: tuple[str, ...]
+    """Movable objects, and drawers by the name of their joint, which are where their handle is."""
     seed: int
     kind: str
     split: str

@@ -64,6 +64,10 @@ class PrivilegedReads:
         geoms = [geom for geom in self._touchable() if self.model.geom_bodyid[geom] == body]
         return max((self.data.geom_xpos[geom] for geom in geoms), key=lambda place: float(place @ way)).copy()
 
+    def handles(self) -> dict[str, np.ndarray]:
+        """Where the handles of all drawers are, by the name of the joint, metres: float64 (3,)."""
+        return {joint: self.handle(joint) for joint in self._articulated if self._slides(joint)}
+
     def open_position(self, joint: str) -> float:
         """Where a drawer's joint is when it is out, metres: the end of its range that is farther from 0."""
         return float(max(self.model.joint(joint).range, key=abs))

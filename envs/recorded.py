@@ -49,6 +49,8 @@ def _check_demo(demo: h5py.Group, where: str, header: SceneHeader) -> None:
         "obs/object_pos": (count, len(demo["obs/object_pos"].attrs.get("object_names", ())), 3),
         "actions": (count - 1, header.frame_skip, ACTION_DIM),
     }
+    if "obs/handle_pos" in demo:
+        wanted["obs/handle_pos"] = (count, len(demo["obs/handle_pos"].attrs.get("joint_names", ())), 3)
     for field, shape in wanted.items():
         if demo[field].shape != shape:
             raise ValueError(f"{where}: field {field!r} has shape {demo[field].shape}, expected {shape}")
@@ -60,12 +62,17 @@ def _check_demo(demo: h5py.Group, where: str, header: SceneHeader) -> None:
 
 def _episode(demo: h5py.Group, name: str, header: SceneHeader, frames: np.ndarray) -> Episode:
     positions = demo["obs/object_pos"]
+    places, names = positions[()].astype(np.float32), [str(each) for each in positions.attrs["object_names"]]
+    if "obs/handle_pos" in demo:  # what learns from objects should learn from drawers too
+        handles = demo["obs/handle_pos"]
+        places = np.concatenate([places, handles[()].astype(np.float32)], axis=1)
+        names += [str(each) for each in handles.attrs["joint_names"]]
     return Episode(
         frames=frames,
         actions=demo["actions"][()].astype(np.float32),
         ee_pos=demo["obs/ee_pos"][()].astype(np.float32),
-        object_pos=positions[()].astype(np.float32),
-        object_names=tuple(str(each) for each in positions.attrs["object_names"]),
+        object_pos=places,
+        object_names=tuple(names),
         seed=int(demo.attrs["seed"]),
         kind=str(demo.attrs["kind"]),
         split=str(demo.attrs["split"]),

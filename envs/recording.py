@@ -7,6 +7,7 @@ steps)::
     obs/ee_pos          float32 (T, 3)                  metres, world frame
     obs/gripper_states  float32 (T, 2)                  finger joints, metres
     obs/object_pos      float32 (T, n, 3)               attribute ``object_names``
+    obs/handle_pos      float32 (T, d, 3)               of drawers; attribute ``joint_names``; missing in older files
     actions             float32 (T - 1, frame_skip, 7)  actions[k] leads from frame k to frame k + 1
     states              float64 (T, m)                  ``LiberoEnv.get_state``: frame k renders from states[k]
     rewards, dones              (T - 1,)
@@ -111,12 +112,18 @@ class Trajectory:
     """What experts tried in it: category, and whether it was reached."""
     dropped: int = 0
     """Episodes that were recorded for this seed before and dropped, because the experts failed more often than not."""
+    handle_pos: np.ndarray | None = None
+    joint_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         count = len(self.agentview)
         for name in ("ee_pos", "gripper_states", "object_pos", "states"):
             if len(getattr(self, name)) != count:
                 raise ValueError(f"{name} has {len(getattr(self, name))} entries for {count} frames")
+        if self.handle_pos is not None and self.handle_pos.shape != (count, len(self.joint_names), 3):
+            raise ValueError(
+                f"handle_pos has shape {self.handle_pos.shape}, expected {(count, len(self.joint_names), 3)}"
+            )
         for name in ("actions", "rewards", "dones"):
             if len(getattr(self, name)) != count - 1:
                 raise ValueError(f"{name} has {len(getattr(self, name))} entries between {count} frames")
@@ -148,12 +155,14 @@ def record(
     observation, info = env.restore_state(env.get_state())
     names = tuple(info["objects"])
     pictures, infos, states, actions, rewards, dones = [observation["agentview"]], [info], [env.get_state()], [], [], []
+    handles = [env.scene.handles()]
     for _ in range(steps):
         chunk = np.asarray(policy(info), np.float32)
         observation, reward, terminated, _, info = env.step(chunk)
         actions.append(np.broadcast_to(chunk, (env.frame_skip, ACTION_DIM)))
         pictures.append(observation["agentview"])
         infos.append(info)
+        handles.append(env.scene.handles())
         states.append(env.get_state())
         rewards.append(reward)
         dones.append(terminated)
@@ -170,6 +179,8 @@ def record(
         seed=seed,
         kind=kind,
         simulator=_simulator_of(env),
+        handle_pos=np.array([list(each.values()) for each in handles]).reshape(len(infos), -1, 3),
+        joint_names=tuple(handles[0]),
     )
 
 
@@ -202,6 +213,9 @@ def write_demo(data: h5py.Group, name: str, trajectory: Trajectory) -> None:
     obs.create_dataset("gripper_states", data=trajectory.gripper_states.astype(np.float32))
     positions = obs.create_dataset("object_pos", data=trajectory.object_pos.astype(np.float32))
     positions.attrs["object_names"] = list(trajectory.object_names)
+    if trajectory.handle_pos is not None:
+        handles = obs.create_dataset("handle_pos", data=trajectory.handle_pos.astype(np.float32))
+        handles.attrs["joint_names"] = list(trajectory.joint_names)
     demo.create_dataset("actions", data=trajectory.actions.astype(np.float32))
     demo.create_dataset("states", data=trajectory.states.astype(np.float64), compression="gzip", shuffle=True)
     demo.create_dataset("rewards", data=trajectory.rewards.astype(np.float32))

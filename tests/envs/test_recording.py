@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from colaworld.envs.demos import ClipDataset
+from colaworld.envs.expert_goals import draw_goal, expert_for
 from colaworld.envs.libero import LiberoEnv
-from colaworld.envs.recording import header_of, replacing, write_recording
+from colaworld.envs.play import Workspace
+from colaworld.envs.recorded import read_recording
+from colaworld.envs.recording import header_of, record, replacing, write_recording
 from colaworld.experiments import collect_episode
 from colaworld.experiments.collect import collect
 from colaworld.experiments.collect_episode import record_episode
@@ -113,3 +116,24 @@ def test_a_broken_write_leaves_no_file(tmp_path: Path) -> None:
 def test_bad_arguments_are_named(tmp_path: Path, arguments: dict[str, object], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         collect(tmp_path / "x.hdf5", **{"workers": 1, **arguments})
+
+
+def test_a_drawer_is_where_its_handle_is(goal_env: LiberoEnv, tmp_path: Path) -> None:
+    """What learns from objects sees a drawer move as far as its joint does, and by the joint's name."""
+    scene, path, rng = goal_env.scene, tmp_path / "drawer.hdf5", np.random.default_rng(0)
+    scene.reset_to_initial(0)
+    info, workspace = goal_env.restore_state(goal_env.get_state(), render=False)[1], Workspace.around(scene.home_pos())
+    goal = draw_goal(scene, info, "open_drawer", workspace, rng)
+    expert = expert_for(scene, "open_drawer", goal)
+    write_recording(path, header_of(goal_env), [record(goal_env, expert, steps=24, seed=0, kind="expert")])
+    with h5py.File(path, "r+") as file:
+        (episode,) = read_recording(path, file["data"], in_memory=True).episodes
+        which = episode.object_names.index(goal.joint)
+        assert episode.object_names[: len(scene.object_names)] == scene.object_names
+        moved = np.linalg.norm(episode.object_pos[-1, which] - episode.object_pos[0, which])
+        assert moved == pytest.approx(abs(scene.joints()[goal.joint]), abs=1e-3) and moved > 0.05
+        others = [episode.object_names.index(name) for name in scene.handles() if name != goal.joint]
+        assert others and np.ptp(episode.object_pos[:, others], axis=0).max() < 0.01
+        file["data/demo_0/obs/handle_pos"].attrs["joint_names"] = ["one"]
+        with pytest.raises(ValueError, match=r"demo_0: field 'obs/handle_pos' has shape \(25, 3, 3\), expected \(25, 1, 3\)"):
+            read_recording(path, file["data"], in_memory=True)
