@@ -135,5 +135,6 @@ def test_a_drawer_is_where_its_handle_is(goal_env: LiberoEnv, tmp_path: Path) ->
         others = [episode.object_names.index(name) for name in scene.handles() if name != goal.joint]
         assert others and np.ptp(episode.object_pos[:, others], axis=0).max() < 0.01
         file["data/demo_0/obs/handle_pos"].attrs["joint_names"] = ["one"]
-        with pytest.raises(ValueError, match=r"demo_0: field 'obs/handle_pos' has shape \(25, 3, 3\), expected \(25, 1, 3\)"):
+        said = r"demo_0: field 'obs/handle_pos' has shape \(25, 3, 3\), expected \(25, 1, 3\)"
+        with pytest.raises(ValueError, match=said):
             read_recording(path, file["data"], in_memory=True)
