@@ -193,8 +193,16 @@ CLAIMS: tuple[Claim | CollapseClaim, ...] = (
         )
         for percent in (1, 10)
     ),
-    _acts_better("With all action labels, an adapter on latent actions beats real actions as conditioning.", "cola", "real_actions"),
+    _acts_better(
+        "With all action labels, an adapter on latent actions beats real actions as conditioning.", "cola", "real_actions"
+    ),
     _acts_better("Fine-tuning the world model after the adapter's fit helps.", "cola", "no_fine_tune"),
+    _acts_better(
+        "An adapter that sees frames predicts better than two layers over the action alone (asked when all had run).",
+        "cola",
+        "plain_adapter",
+    ),
+    _predicts_better("No crops predict better than the paper's (asked when one seed had run).", "cola", first="no_crop"),
     *(
         _predicts_better(f"VQ codes predict better than {title}.", second, *_ALSO_ADAPTED)
         for second, title in (
