@@ -106,7 +106,10 @@ class StudyConfig:
             for recipe in self.recipes
         ]
         out, teacher = self.runs / GOAL_MODELS, f"{self.recipes[0]}-s{self.seeds[0]}"
-        words = ("--run", self.runs / teacher, *data, "--models", *GOAL_MODEL_NAMES, "--out", out, *shlex.split(self.goal_training))
+        words = (
+            *("--run", self.runs / teacher, *data, "--models", *GOAL_MODEL_NAMES, "--out", out),
+            *shlex.split(self.goal_training),
+        )
         goals = Step(
             name=GOAL_MODELS,
             command=_script("train_goal_models", *words),

@@ -1,5 +1,5 @@
-"""A study's folder of results: ``README.md`` with its tables, curves and losses, ``summary.json``, and for every play the
-lines of its episodes and its settings, which ``compare.py`` reads.
+"""A study's folder of results: ``README.md`` with its tables, curves and losses, ``summary.json``, and for every play
+the lines of its episodes and its settings, which ``compare.py`` reads.
 """
 
 import json
