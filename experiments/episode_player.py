@@ -2,7 +2,7 @@
 policies."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -160,14 +160,26 @@ def episode_seed(job: Job) -> int:
 
 
 def world_of(config: EvalConfig) -> LoadedWorld:
-    """The trained system that the flags name, the simulator, or what is plugged in."""
+    """The trained system that the flags name, the simulator (seen through that system's codec, if the cost needs its
+    latents), or what is plugged in."""
     if is_spec(config.world):
         return plugged_world(config)
     if config.world == "simulator":
         from colaworld.experiments.simulator_world import SimulatorWorld
 
-        sees = "state" if config.objective == "state" else "pixels"
-        return LoadedWorld(world=SimulatorWorld(sees=sees, workers=config.simulator_workers), checkpoint="simulator")
+        if config.objective in ("pixel", "state") or is_spec(config.objective):
+            sees = "state" if config.objective == "state" else "pixels"
+            world = SimulatorWorld(sees=sees, workers=config.simulator_workers)
+            return LoadedWorld(world=world, checkpoint="simulator")
+        loaded = learned_world(config)
+        return replace(
+            loaded, world=SimulatorWorld(sees="latents", workers=config.simulator_workers, coder=loaded.world)
+        )
+    return learned_world(config)
+
+
+def learned_world(config: EvalConfig) -> LoadedWorld:
+    """The trained system that the flags name, with its goal models."""
     from colaworld.models.engine import EngineConfig
 
     engine = EngineConfig(

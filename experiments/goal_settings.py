@@ -61,8 +61,8 @@ class EvalConfig:
     planner_kwargs: tuple[str, ...] = ()
     """Arguments of your own planner's factory: key=value ..., or one JSON object."""
     world: str = "learned"
-    """What imagines: learned, a trained system; simulator, true rollouts from the present state, the yardstick; or your
-    own, module:factory or path/to/file.py:factory."""
+    """What imagines: learned, a trained system; simulator, true rollouts from the present state, the yardstick (costs
+    that read latents see them through the codec of --run); or your own, module:factory or path/to/file.py:factory."""
     world_kwargs: tuple[str, ...] = ()
     """Arguments of your own world's factory: key=value ..., or one JSON object."""
     yardstick: bool = True
@@ -244,8 +244,7 @@ class EvalConfig:
             raise ValueError("--proposal-data is of --propose nearest")
         if not self.common_noise and self.max_batch is not None:
             raise ValueError("--no-common-noise draws for all candidates at once: --max-memory-mib, not --max-batch")
-        apart = simulated and self.objective not in ("pixel", "state") and not is_spec(self.objective)
-        if apart or not simulated and self.objective == "state":
+        if not simulated and self.objective == "state":
             raise ValueError(f"--world {self.world} has no --objective {self.objective}")
         for name, weight in self.weights().items():
             if not math.isfinite(weight):

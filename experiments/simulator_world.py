@@ -1,13 +1,13 @@
 """The simulator itself as the world model: true rollouts of every candidate in a pool of processes.
 
 Same planners, same costs, no model error: what is missed here is the planner's or the cost's doing. `SimulatorWorld`
-with pixels is any `World` whose latents are frames; with states its latents are privileged costs ``(1,)``, which
-`StateGoal` sums.
+with pixels is any `World` whose latents are frames; with latents, true frames are seen through a trained system's
+codec, which learned costs read; with states its latents are privileged costs ``(1,)``, which `StateGoal` sums.
 """
 
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -37,23 +37,36 @@ NOTHING = 40 / 255
 """Grey of frames that were not drawn."""
 
 
+class Coder(Protocol):
+    """Of a trained world, what sees: uint8 frames ``(N, 3, height, width)`` to its latents, and back to [0, 1]."""
+
+    def encode(self, frames: Tensor) -> Tensor: ...
+
+    def decode(self, latents: Tensor) -> Tensor: ...
+
+
 class SimulatorWorld:
     """A `World` that rolls candidates out in the simulator, from the state that the environment at hand is in.
 
     ``look`` at an environment before an episode in it. ``sees``: "pixels", latents are frames float32 (3, height,
-    width) in [0, 1]; "state", latents are `privileged_cost` (1,). ``workers`` processes, one simulator each.
+    width) in [0, 1]; "latents", those that ``coder`` makes of them; "state", latents are `privileged_cost` (1,).
+    ``workers`` processes, one simulator each. ValueError for another ``sees``, or a ``coder`` with other than latents.
     """
 
     action_dim = 7
     context_frames = 1
     max_horizon = MAX_HORIZON
 
-    def __init__(self, *, sees: Literal["pixels", "state"], workers: int) -> None:
-        if sees not in ("pixels", "state"):
-            raise ValueError(f"a simulator world sees 'pixels' or 'state', got {sees!r}")
+    def __init__(
+        self, *, sees: Literal["pixels", "latents", "state"], workers: int, coder: Coder | None = None
+    ) -> None:
+        if sees not in ("pixels", "latents", "state"):
+            raise ValueError(f"a simulator world sees 'pixels', 'latents' or 'state', got {sees!r}")
+        if (sees == "latents") != (coder is not None):
+            raise ValueError(f"a simulator world has a coder if it sees latents, and only then; it sees {sees!r}")
         if workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
-        self.sees, self.workers = sees, workers
+        self.sees, self.workers, self.coder = sees, workers, coder
         self._pool: ProcessPoolExecutor | None = None
         self._env: LiberoGoalReachingEnv | None = None
 
@@ -63,10 +76,14 @@ class SimulatorWorld:
 
     def encode(self, frames: Tensor) -> Tensor:
         """``frames uint8 (N, 3, height, width) -> latents``; with states, costs of nothing."""
+        if self.coder is not None:
+            return self.coder.encode(frames)
         return frames.float() / 255 if self.sees == "pixels" else torch.zeros(len(frames), 1)
 
     def decode(self, latents: Tensor) -> Tensor:
         """``latents -> frames float32 (N, 3, height, width)``; grey with states, of which there are no pictures."""
+        if self.coder is not None:
+            return self.coder.decode(latents)
         if self.sees == "pixels":
             return latents
         manifest = self._looked_at().manifest
@@ -79,13 +96,14 @@ class SimulatorWorld:
     def imagine(self, state: np.ndarray, actions: Tensor, generator: torch.Generator | None) -> Tensor:
         """``actions (S, H, 7) -> latents (S, H, *latent)``, deterministic."""
         env = self._looked_at()
-        scene, predicate, pixels = env.scene_settings, env.instance.predicate, self.sees == "pixels"
+        scene, predicate, pixels = env.scene_settings, env.instance.predicate, self.sees != "state"
         chunks = np.array_split(actions.cpu().numpy(), min(self.workers, len(actions)))
         jobs = [self._processes().submit(_roll_out, scene, predicate, state, chunk, pixels) for chunk in chunks]
         results = np.concatenate([job.result() for job in jobs])
         if self.sees == "state":
             return torch.from_numpy(results)
-        return torch.from_numpy(rearrange(results, "s h height width c -> s h c height width")).float() / 255
+        seen = self.encode(torch.from_numpy(rearrange(results, "s h height width c -> (s h) c height width")))
+        return rearrange(seen, "(s h) ... -> s h ...", s=len(results))
 
     def close(self) -> None:
         """End the processes."""

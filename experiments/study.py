@@ -8,7 +8,8 @@
 
 One codec and one action-free video model, from which every recipe starts with every seed; then the same episodes for
 each: CEM and MPPI, beside an inverse model, a random policy, a scripted expert, and the simulator as the world model
-with the state's own distance as cost, which says what can be reached. Each part is a command of another script; the
+with the state's own distance as cost, which says what can be reached, and with the planners' own cost, which says what
+a better model could reach. Each part is a command of another script; the
 ``README.md`` among the results has them, the tables and the curves, ``summary.json`` all numbers.
 
 Kill it at any moment and run the same command: it goes on where it stopped, and writes what has been played. Other
@@ -31,7 +32,7 @@ from colaworld.experiments.cli import main
 from colaworld.experiments.presets import PresetName
 from colaworld.experiments.recipes import RecipeName
 from colaworld.experiments.study_page import write_study
-from colaworld.experiments.study_results import BASE, FLOORS, SIMULATOR, Study
+from colaworld.experiments.study_results import BASE, CEILING, FLOORS, SIMULATOR, Study
 from colaworld.experiments.study_steps import Step, StepsFailed, run_steps
 
 SCRIPTS = Path(__file__).parent
@@ -58,6 +59,8 @@ class StudyConfig:
     """Of CEM, the floors and the simulator, taken from the categories in turn."""
     mppi_episodes: int = 30
     """Of MPPI; 0 leaves it out."""
+    ceiling_episodes: int = 30
+    """Of the simulator with the planners' own cost, whose pictures take time; 0 leaves it out."""
     training: str = ""
     """Further flags of every training, as one word: --training="--joint.steps 4000 --loop.compile"."""
     base_training: str = ""
@@ -67,6 +70,9 @@ class StudyConfig:
     planning: str = "--samples 32"
     """Further flags of every search with a learned model. No more candidates than the simulator's yardstick has
     (manifest: 32 in 2 rounds), or it would not say what can be reached."""
+    cost: str = ""
+    """Flags of the cost that all searches share, with a learned model and in the simulator: --cost="--objective
+    distance"."""
     only: tuple[Part, ...] = ("train", "play", "results")
     """Which parts to do."""
     workers: int = 2
@@ -81,11 +87,10 @@ class StudyConfig:
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"--{name} needs at least one value and none twice, got {list(values)}")
-        if self.episodes < 1 or self.mppi_episodes < 0 or self.workers < 1:
-            raise ValueError(
-                "--episodes and --workers must be 1 or more and --mppi-episodes 0 or more, got "
-                f"{self.episodes}, {self.workers} and {self.mppi_episodes}"
-            )
+        least = {"episodes": 1, "workers": 1, "mppi_episodes": 0, "ceiling_episodes": 0}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"--{name.replace('_', '-')} must be {bound} or more, got {getattr(self, name)}")
 
     def trainings(self) -> list[Step]:
         """Codec and action-free video model, the recipes from these, and goal models, which also learn from what the
@@ -142,18 +147,22 @@ class StudyConfig:
                 f"{run}-{planner}",
                 episodes,
                 *("--planner", planner, "--rows", "planner", "--run", str(self.runs / run)),
-                *(*goals, *shlex.split(self.planning)),
+                *(*goals, *shlex.split(self.cost), *shlex.split(self.planning)),
                 after=(run, GOAL_MODELS),
             )
             for planner, episodes in (("cem", self.episodes), ("mppi", self.mppi_episodes))
             for run in (f"{recipe}-s{seed}" for seed in self.seeds for recipe in self.recipes)
             if episodes
         ]
-        true = ("--world", "simulator", "--objective", "state", "--rows", "planner", "--simulator-workers", "1")
+        true = ("--world", "simulator", "--rows", "planner", "--simulator-workers", "1")
+        teacher = self.runs / f"{first}-s{self.seeds[0]}"
+        same = (*true, "--run", str(teacher), *goals, *shlex.split(self.cost))
+        ceiling = self._play(CEILING, self.ceiling_episodes, *same, after=(teacher.name, GOAL_MODELS))
         return [
             self._play(FLOORS, self.episodes, *floors, after=(f"{first}-s{self.seeds[0]}", GOAL_MODELS)),
             *learned,
-            self._play(SIMULATOR, self.episodes, *true),
+            self._play(SIMULATOR, self.episodes, *true, "--objective", "state"),
+            *([ceiling] if self.ceiling_episodes else []),
         ]
 
     def _play(self, name: str, episodes: int, *flags: str, after: tuple[str, ...] = ()) -> Step:

@@ -3,8 +3,8 @@
 A *row* is a recipe, a policy that plans nothing, or the simulator. Rates have Wilson intervals, for each seed of the
 training by itself. Two recipes are compared on the same episodes, seed by seed (exact McNemar) and over all seeds,
 where an instance's seeds are averaged first (sign flips). *Reachable* is what the simulator reached as world model
-with the state's own distance as cost; the share of it that a recipe reaches is a ratio of rates over the same
-instances, with a bootstrap over instances. What the adapter costs a recipe is compared on the same clips.
+with the state's own distance as cost, the *ceiling* what it reached with the planners' own; the share that a recipe
+reaches of either is a ratio of rates over the same instances, with a bootstrap over instances. What the adapter costs a recipe is compared on the same clips.
 """
 
 import json
@@ -25,7 +25,7 @@ from colaworld.experiments.report import by_category, success_table
 from colaworld.experiments.reproduce_measures import COLLAPSE, PROBE, PROBE_CONSTANT, Measure, drop, health, video
 
 PLANNERS = ("cem", "mppi")
-BASE, FLOORS, SIMULATOR = "base", "floors", "simulator"
+BASE, FLOORS, SIMULATOR, CEILING = "base", "floors", "simulator", "ceiling"
 BAR = 0.977
 """Of what is reachable: the paper's figure for goal reaching on LIBERO (43 of 44)."""
 MEASURES: Mapping[str, Measure] = {
@@ -71,8 +71,9 @@ class Study:
         for row in ("inverse", "random", "expert"):
             if side := _side(runs / "plays" / FLOORS, row):
                 plays[row, None, None] = side
-        if side := _side(runs / "plays" / SIMULATOR, "planner"):
-            plays[SIMULATOR, "cem", None] = side
+        for row in (SIMULATOR, CEILING):
+            if side := _side(runs / "plays" / row, "planner"):
+                plays[row, "cem", None] = side
         if not plays:
             raise ValueError(f"{runs / 'plays'}: nothing has been played yet")
         return cls(runs=runs, recipes=tuple(recipes), seeds=tuple(seeds), plays=plays, evaluations=evaluations)
@@ -81,7 +82,7 @@ class Study:
         """A row's episodes: a recipe's with this planner and seed of the training; others have one set of them."""
         if row in self.recipes:
             return self.plays.get((row, planner, seed))
-        return self.plays.get((row, "cem" if row == SIMULATOR else None, None))
+        return self.plays.get((row, "cem" if row in (SIMULATOR, CEILING) else None, None))
 
 
 def _side(folder: Path, row: str) -> Side | None:
@@ -150,11 +151,11 @@ def _said(each: Comparison) -> dict[str, Any]:
     return said | {"difference": whole["difference"], "shown": each.significant}
 
 
-def reachable(study: Study, row: str, *, seed: int = 0) -> list[dict[str, Any]]:
-    """How much of what the simulator reached the row reached with CEM, by category: a ratio of rates over the
-    instances that both played (its seeds averaged), with a percentile bootstrap over instances; None where the
-    simulator reached nothing or there are fewer than two instances."""
-    pairs = pairs_of(study, row, SIMULATOR, "cem", study.seeds)
+def reachable(study: Study, row: str, *, of: str = SIMULATOR, seed: int = 0) -> list[dict[str, Any]]:
+    """How much of what the simulator (or the row ``of``) reached the row reached with CEM, by category: a ratio of
+    rates over the instances that both played (its seeds averaged), with a percentile bootstrap over instances; None
+    where the other reached nothing or there are fewer than two instances."""
+    pairs = pairs_of(study, row, of, "cem", study.seeds)
     lines = []
     for category, chosen in by_category([{**pair.a, "true": pair.b["success"]} for pair in pairs]).items():
         instances = sorted({each["instance"] for each in chosen})
@@ -258,7 +259,8 @@ def summary_of(study: Study, commands: Sequence[str]) -> dict[str, Any]:
         "rows": rows_of(study),
         "comparisons": comparisons_of(study),
         "bar": BAR,
-        "reachable": {row: reachable(study, row) for row in study.recipes},
+        "reachable": {row: reachable(study, row) for row in (*study.recipes, CEILING)},
+        "of_ceiling": {row: reachable(study, row, of=CEILING) for row in study.recipes},
         "models": models_of(study),
         "drops": drops_of(study),
         "settings": {f"{side.path.name}/{side.row}": dict(side.settings) for side in sides},

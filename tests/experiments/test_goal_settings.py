@@ -186,7 +186,7 @@ def test_the_priors_that_flags_stand_for() -> None:
         ({"world": "simulator", "propose": "policy"}, "--propose is of --world learned"),
         ({"world": "simulator", "dtype": "bfloat16"}, "--dtype is of --world learned"),
         ({"world": "simulator", "max_memory_mib": 9}, "--max-memory-mib is of --world learned"),
-        ({"world": "simulator", "objective": "progress"}, "--world simulator has no --objective progress"),
+        ({"objective": "state"}, "--world learned has no --objective state"),
         ({"max_memory_mib": 0}, "--max-memory-mib.*0"),
         ({"common_noise": False, "max_batch": 4}, "--no-common-noise.*--max-memory-mib"),
         ({"planner": "codes", "propose": "policy"}, "--propose policy is of real actions"),

@@ -14,6 +14,7 @@ from colaworld.experiments.simulator_world import YARDSTICK, SimulatorWorld
 from colaworld.experiments.libero_goal_tasks import LiberoGoalTasks
 from colaworld.experiments.state_goal import StateGoal
 from colaworld.experiments.episode_player import world_of
+from colaworld.experiments.planning_world import load_world, usual_goal_models
 from colaworld.experiments.vp2_eval import evaluate
 from colaworld.planning.imagined_cost import imagined_cost
 
@@ -80,12 +81,57 @@ def test_the_yardstick_settings_replace_the_flags() -> None:
 def test_worlds_and_objectives_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="--world learned has no --objective state"):
         EvalConfig(objective="state")
-    with pytest.raises(ValueError, match="--world simulator has no --objective latent"):
-        EvalConfig(world="simulator", objective="latent")
-    with pytest.raises(ValueError, match="'pixels' or 'state', got 'dreams'"):
+    with pytest.raises(ValueError, match="'pixels', 'latents' or 'state', got 'dreams'"):
         SimulatorWorld(sees="dreams", workers=1)
+    with pytest.raises(ValueError, match="has a coder if it sees latents, and only then; it sees 'latents'"):
+        SimulatorWorld(sees="latents", workers=1)
     with pytest.raises(ValueError, match="workers must be at least 1, got 0"):
         SimulatorWorld(sees="state", workers=0)
+
+
+class Halves:
+    """A codec of which every latent can be foretold."""
+
+    def encode(self, frames: torch.Tensor) -> torch.Tensor:
+        return frames.float().mean((1, 2, 3))[:, None] / 2
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return torch.ones(len(latents), 3, 64, 64) * latents[:, :, None, None]
+
+
+def test_latents_of_true_frames_are_the_codecs(reaching_env) -> None:
+    reaching_env.reset(options={"instance": 0})
+    actions = torch.empty(3, 2, 7).uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
+    frame = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    imagined = {}
+    for sees, coder in (("pixels", None), ("latents", Halves())):
+        world = SimulatorWorld(sees=sees, workers=1, coder=coder)
+        try:
+            world.look(reaching_env)
+            imagined[sees] = world.imagine(world.start(frame, torch.zeros(0, 7)), actions, None)
+        finally:
+            world.close()
+    expected = 255 * imagined["pixels"].mean((2, 3, 4))[..., None] / 2
+    assert imagined["latents"].shape == (3, 2, 1)
+    torch.testing.assert_close(imagined["latents"], expected, atol=0.01, rtol=0)
+    assert world.encode(frame + 4).item() == 2.0 and world.decode(torch.tensor([[0.25]])).mean() == 0.25
+
+
+def test_true_rollouts_can_be_judged_by_a_learned_cost(reaching_env, tmp_path) -> None:
+    """Through the codec and the goal models of a trained system, which the results are bound to."""
+    reaching_env.reset(options={"instance": 0})
+    config = EvalConfig(
+        world="simulator", objective="distance", yardstick=False, instances=(0,), rows=("planner",), samples=8,
+        iterations=1, horizon=2, replan_every=2, max_steps=4, simulator_workers=2, pictures=False,
+    )  # fmt: skip
+    tasks = LiberoGoalTasks(reaching_env.manifest, max_steps=4, env=reaching_env)
+    evaluate(config, tasks, lambda: world_of(config), tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "episodes.jsonl").read_text())
+    assert record["best_distance"] < record["start_distance"]
+    settings = json.loads((tmp_path / "out" / "run.json").read_text())["rows"]["planner"]
+    shipped = load_world(goal_models=usual_goal_models(None, "tiny"))
+    assert (settings["world"], settings["checkpoint"]) == ("simulator", shipped.checkpoint)
+    assert settings["goal_models"]["distance"] == shipped.goal_hashes["distance"]
 
 
 def test_an_evaluation_plans_with_true_rollouts(reaching_env, tmp_path) -> None:

@@ -116,6 +116,7 @@ def config(tmp_path: Path) -> StudyConfig:
     return StudyConfig(
         data=(tmp_path / "data",), runs=tmp_path / "runs", results=tmp_path / "results", episodes=12,
         training="--joint.steps 7 --loop.compile", base_training="--codec.steps 5", planning="--samples 9",
+        cost="--objective sum --latent-weight 0 --distance-weight 2",
     )  # fmt: skip
 
 
@@ -133,9 +134,15 @@ def test_what_the_scripts_are_told(config):
             play = tyro.cli(tyro.conf.OmitArgPrefixes[EvalConfig], args=told[f"play-{name}-{planner}"])
             assert (play.planner, play.episodes, play.samples, play.run) == (planner, episodes, 9, run.out)
             assert play.rows == ("planner",) and play.manifest == "libero_goals_v1"
+            assert (play.objective, play.latent_weight, play.distance_weight) == ("sum", 0, 2)
     true = tyro.cli(tyro.conf.OmitArgPrefixes[EvalConfig], args=told["play-simulator"])
     assert (true.world, true.objective, true.episodes) == ("simulator", "state", 12)
-    assert "play-cola-s0-mppi" not in [each.name for each in replace(config, mppi_episodes=0).plays()]
+    ceiling = tyro.cli(tyro.conf.OmitArgPrefixes[EvalConfig], args=told["play-ceiling"])
+    assert (ceiling.world, ceiling.objective, ceiling.episodes) == ("simulator", "sum", 30)
+    assert ceiling.weights() == play.weights() and ceiling.goal_models == play.goal_models
+    assert ceiling.run.name == "cola-s0", "whose codec learned costs see true frames through"
+    fewer = [each.name for each in replace(config, mppi_episodes=0, ceiling_episodes=0).plays()]
+    assert "play-cola-s0-mppi" not in fewer and "play-ceiling" not in fewer
     assert shown(config.trainings()[0]).startswith("python experiments/train_world_model.py --preset tiny --from-scratch")
 
 
@@ -144,8 +151,9 @@ def test_what_cannot_be_is_said(config, tmp_path):
         study(replace(config, data=(tmp_path / "nowhere",)))
     with pytest.raises(ValueError, match="--recipes needs at least one value and none twice"):
         replace(config, recipes=("cola", "cola"))
-    with pytest.raises(ValueError, match="--mppi-episodes 0 or more, got 12, 2 and -1"):
-        replace(config, mppi_episodes=-1)
+    for name, least in (("episodes", 1), ("mppi_episodes", 0), ("ceiling_episodes", 0), ("workers", 1)):
+        with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} must be {least} or more, got {least - 1}"):
+            replace(config, **{name: least - 1})
     with pytest.raises(ValueError, match="cola-s0 has not been trained, which play-floors needs: --only train"):
         study(replace(config, only=("play",)))
     with pytest.raises(ValueError, match="nothing has been played yet"):
@@ -227,6 +235,21 @@ def test_the_share_of_what_is_reachable_is_a_ratio_on_the_same_goals(read):
     assert 0 <= push["share"]["low"] <= push["share"]["estimate"] <= push["share"]["high"]
     alone = {each["category"]: each for each in reachable(replace(read, recipes=("cola", "two_stage")), "two_stage")}
     assert alone["all"]["share"]["estimate"] < found["all"]["share"]["estimate"]
+
+
+def test_what_is_missed_is_parted_into_the_costs_and_the_models(runs, tmp_path):
+    """True futures with the planners' own cost reach four of the six goals that true distances reach."""
+    play(runs, "ceiling", {"planner": goals("1110", "1000")})
+    study = Study.read(runs, ("cola", "two_stage"), (0, 1))
+    path = write_study(study, tmp_path / "results", [])
+    summary = json.loads((path.parent / "summary.json").read_text())
+    shares = {each["category"]: each["share"] for each in summary["reachable"]["ceiling"]}
+    assert shares["all"]["estimate"] == pytest.approx(4 / 6, abs=1e-4)
+    of = {each["category"]: each for each in summary["of_ceiling"]["two_stage"]}
+    assert of["all"]["share"]["estimate"] == pytest.approx((2 + 2) / 2 / 4, abs=1e-4)
+    assert of["all"]["instances"] == 8 and of["reach"]["reachable"] == 0.75
+    text = path.read_text()
+    assert "| ceiling | - | 3/4 | 1/4 | 4/8 |" in text and "### Of the ceiling" in text
 
 
 def test_a_share_of_nothing_is_none(tmp_path):
