@@ -1,6 +1,9 @@
 """Turn two finished runs into the weights that ship: bf16, the codec stored once, inside the package.
 
 python experiments/package_weights.py --pretrained runs/pretrained/system --cola runs/cola/system
+
+Runs with ``--stored-as bfloat16`` are rounded already: what was played with them is what ships, and goal models that
+learned in their latents can follow.
 """
 
 from dataclasses import replace

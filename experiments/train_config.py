@@ -91,6 +91,9 @@ class TrainConfig:
     )
     loop: LoopConfig = LoopConfig()
     guard: GuardConfig = GuardConfig()
+    stored_as: Literal["float32", "bfloat16"] = "float32"
+    """How the finished system is kept; bfloat16 takes half the space, and it is the rounded one that is evaluated and
+    that others start from. Checkpoints are never rounded."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
     """Where numbers go besides metrics.jsonl."""
     held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
@@ -208,7 +211,7 @@ def check_same_run(config: TrainConfig) -> None:
         before = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not valid JSON ({error}); choose another --out") from error
-    before = {"weights": [], **before}  # older runs had none
+    before = {"weights": [], "stored_as": "float32", **before}  # older runs had none
     differing = [key for key in said if said[key] != before.get(key)]
     if differing:
         key = differing[0]

@@ -7,6 +7,7 @@ import av
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from colaworld.adapters.system import load_system
 from colaworld.envs.demos import ClipDataset, SourceOptions
@@ -95,6 +96,26 @@ def test_videos_and_data_with_actions_train_together(videos: Path, tmp_path: Pat
     )
     train(config)
     assert load_system(tmp_path / "run" / "system").info.stage == "pretrain"
+
+
+def test_a_finished_system_may_be_kept_in_half_the_bytes(videos: Path, tmp_path: Path) -> None:
+    """Rounded as it ships: what starts from it, goal models and recipes, has the very codec that ships."""
+    shared = FLAGS | {"data": (videos,), "source": SourceOptions(height=32, width=32), "stages": ("codec", "pretrain")}
+    for stored in ("float32", "bfloat16"):
+        train(TrainConfig(out=tmp_path / stored, stored_as=stored, **shared))
+    whole, half = (load_system(tmp_path / stored / "system") for stored in ("float32", "bfloat16"))
+    assert half.info == whole.info and set(half.parts()) == set(whole.parts()) == {"codec", "video"}
+    for name, part in half.parts().items():
+        theirs = whole.parts()[name].state_dict()
+        for key, value in part.state_dict().items():
+            torch.testing.assert_close(value, theirs[key].bfloat16().float(), rtol=0, atol=0)
+    sizes = [(tmp_path / each / "system" / "video").glob("*.safetensors") for each in ("bfloat16", "float32")]
+    small, large = (sum(path.stat().st_size for path in paths) for paths in sizes)
+    assert small < 0.6 * large
+    train(TrainConfig(out=tmp_path / "bfloat16", stored_as="bfloat16", **shared))  # nothing is left to do
+    assert load_system(tmp_path / "bfloat16" / "system").info == half.info
+    with pytest.raises(ValueError, match="stored_as=bfloat16, not"):
+        train(TrainConfig(out=tmp_path / "bfloat16", **shared))
 
 
 def test_a_lerobot_data_set_trains_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
