@@ -51,10 +51,12 @@ def write_study(study: Study, folder: Path, commands: Sequence[str]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     summary = rounded(summary_of(study, commands), DIGITS)
     for path in {side.path for side in study.plays.values()}:
-        for kept in ("episodes.jsonl", "summary.json"):
-            if (path / kept).is_file():
-                with whole_file(folder / f"{path.name}_{kept}") as partial:
-                    shutil.copyfile(path / kept, partial)
+        lines = (path / "episodes.jsonl").read_text(encoding="utf-8").splitlines()
+        kept = [json.dumps(rounded(json.loads(line), DIGITS)) for line in lines]
+        write_text(folder / f"{path.name}_episodes.jsonl", "".join(f"{line}\n" for line in kept))
+        if (path / "summary.json").is_file():
+            with whole_file(folder / f"{path.name}_summary.json") as partial:
+                shutil.copyfile(path / "summary.json", partial)
     write_json(folder / "summary.json", summary)
     drawn = [name for name, draw in PICTURES.items() if draw(study, folder / name)]
     path = folder / "README.md"

@@ -320,6 +320,16 @@ def test_the_folder_of_results_can_be_compared_again(read, tmp_path, capsys):
     assert "8 instances of goals" in capsys.readouterr().out
 
 
+def test_kept_lines_have_five_digits(tmp_path):
+    play(tmp_path, "cola-s0-cem", {"planner": goals("10", "")})
+    whole = tmp_path / "plays" / "cola-s0-cem" / "episodes.jsonl"
+    whole.write_text(whole.read_text().replace("0.3,", "0.123456789,").replace("0.2,", "1234567.8,"))
+    write_study(Study.read(tmp_path, ("cola",), (0,)), tmp_path / "results", [])
+    kept = [json.loads(line) for line in (tmp_path / "results" / "cola-s0-cem_episodes.jsonl").read_text().splitlines()]
+    assert [each["start_distance"] for each in kept] == [0.12346, 0.12346] and kept[1]["best_distance"] == 1234600.0
+    assert kept[0]["success"] is True and kept[0]["instance"] == 0
+
+
 def test_episodes_of_other_goals_are_refused(read, runs, tmp_path):
     other = runs / "plays" / "two_stage-s1-cem" / "run.json"
     other.write_text(json.dumps({"rows": {"planner": SETTINGS | {"manifest": "others", "manifest_sha256": "d"}}}))
