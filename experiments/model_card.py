@@ -222,7 +222,8 @@ def _flat(flags: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 
 
 def _measured(facts: CardFacts) -> str:
-    blocks = [] if facts.dtype == "float32" else [f"Measured before the weights were rounded to {facts.dtype}."]
+    measured = ("float32", (facts.flags or {}).get("stored_as"))  # a run may have been rounded before it was measured
+    blocks = [] if facts.dtype in measured else [f"Measured before the weights were rounded to {facts.dtype}."]
     for result in facts.planning:
         said = next(each for row, each in result["settings"].items() if row == "planner")
         blocks.append(f"Goals of `{said['manifest']}` (SHA-256 `{said['manifest_sha256']}`), by `vp2_eval.py`:")

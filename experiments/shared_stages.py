@@ -18,7 +18,7 @@ from colaworld.experiments.train_config import TrainConfig, binding_flags
 
 KEPT = ("metrics.jsonl", BUDGET, BEFORE, "system")
 """What a run folder holds before the adapter stage, but for its flags; the system comes last, as in training."""
-STAGE_FLAGS = ("adapter", "adapter_fit")
+STAGE_FLAGS = ("adapter", "adapter_fit", "stored_as")
 ADAPTER_FLAGS = ("adapter_kind", "adapter_context", "adapter_snap", "label_fraction")
 
 

@@ -9,8 +9,9 @@
 One codec and one action-free video model, from which every recipe starts with every seed; then the same episodes for
 each: CEM and MPPI, beside an inverse model, a random policy, a scripted expert, and the simulator as the world model
 with the state's own distance as cost, which says what can be reached, and with the planners' own cost, which says what
-a better model could reach. Each part is a command of another script; the
-``README.md`` among the results has them, the tables and the curves, ``summary.json`` all numbers.
+a better model could reach. How well each cost ranks plans is measured beside it, on goals of development. Each part is
+a command of another script; the ``README.md`` among the results has them, the tables and the curves,
+``summary.json`` all numbers.
 
 Kill it at any moment and run the same command: it goes on where it stopped, and writes what has been played. Other
 flags for a step that has begun are refused.
@@ -20,7 +21,8 @@ import json
 import shlex
 import signal
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -28,16 +30,35 @@ import tyro
 
 from colaworld.adapters.goal_models import DESCRIPTION
 from colaworld.adapters.system import load_system
+from colaworld.envs.manifest import load_manifest
 from colaworld.experiments.cli import main
+from colaworld.experiments.goal_settings import EvalConfig, on_yardstick, parts_of_planner
+from colaworld.experiments.planning_world import goal_models_beside
 from colaworld.experiments.presets import PresetName
 from colaworld.experiments.recipes import RecipeName
 from colaworld.experiments.study_page import write_study
-from colaworld.experiments.study_results import BASE, CEILING, FLOORS, SIMULATOR, Study
+from colaworld.experiments.study_results import (
+    BASE,
+    CEILING,
+    CORRELATION,
+    CORRELATIONS,
+    FLOORS,
+    SIMULATOR,
+    Study,
+)
 from colaworld.experiments.study_steps import Step, StepsFailed, run_steps
 
 SCRIPTS = Path(__file__).parent
-GOAL_MODELS = "goal_models"
-GOAL_MODEL_NAMES = ("distance", "progress", "success", "policy")
+GOAL_MODEL_NAMES = ("distance", "progress", "success", "policy", "inverse")
+OWN_FLAGS = frozenset(("planner", "world", "run", "rows", "manifest", "episodes", "goal_models", "out"))
+"""Of ``vp2_eval.py``: what a study itself decides."""
+COST_FLAGS = frozenset(
+    (
+        *("objective", "pixel_weight", "latent_weight", "distance_weight", "progress_weight", "success_weight"),
+        *("blur", "last"),
+    )
+)
+"""Of ``vp2_eval.py``: what a plan costs, whoever imagines it."""
 Part = Literal["train", "play", "results"]
 
 
@@ -61,15 +82,21 @@ class StudyConfig:
     """Of MPPI; 0 leaves it out."""
     ceiling_episodes: int = 30
     """Of the simulator with the planners' own cost, whose pictures take time; 0 leaves it out."""
+    correlation_manifest: str = "libero_goals_dev_v1"
+    """Goals of development, on which costs are ranked by how they rank plans (experiments/cost_correlation.py)."""
+    correlation_episodes: int = 16
+    """Of these, for each recipe with the first seed; 0 leaves it out."""
     training: str = ""
     """Further flags of every training, as one word: --training="--joint.steps 4000 --loop.compile"."""
     base_training: str = ""
     """The same of codec and action-free video model."""
     goal_training: str = "--fit-config.hidden 96"
-    """The same of the goal models (experiments/train_goal_models.py); as wide as those that ship."""
-    planning: str = "--samples 32"
-    """Further flags of every search with a learned model. No more candidates than the simulator's yardstick has
-    (manifest: 32 in 2 rounds), or it would not say what can be reached."""
+    """The same of the goal models (experiments/train_goal_models.py); as wide as those that ship. The first recipe's
+    with the first seed are all of them; the others' are what --cost reads, each taught on what its own system imagines,
+    or they would judge another's pictures."""
+    planning: str = "--samples 32 --elite-fraction 0.15 --horizon 5 --replan-every 2"
+    """Further flags of every search with a learned model; those of the simulator's yardstick in the manifest. With more
+    candidates in an episode it would not say what can be reached."""
     cost: str = ""
     """Flags of the cost that all searches share, with a learned model and in the simulator: --cost="--objective
     distance"."""
@@ -87,14 +114,21 @@ class StudyConfig:
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"--{name} needs at least one value and none twice, got {list(values)}")
-        least = {"episodes": 1, "workers": 1, "mppi_episodes": 0, "ceiling_episodes": 0}
+        least = {"episodes": 1, "workers": 1, "mppi_episodes": 0, "ceiling_episodes": 0, "correlation_episodes": 0}
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"--{name.replace('_', '-')} must be {bound} or more, got {getattr(self, name)}")
+        search, cost = changed(self.planning), changed(self.cost)
+        if wrong := sorted(search & COST_FLAGS):
+            raise ValueError(f"--planning {self.planning!r}: {wrong[0]} is of --cost, which the simulator's row shares")
+        if wrong := sorted(search & OWN_FLAGS):
+            raise ValueError(f"--planning {self.planning!r}: {wrong[0]} is what the study itself decides")
+        if wrong := sorted(cost - COST_FLAGS):
+            raise ValueError(f"--cost {self.cost!r}: {wrong[0]} is of --planning, or of no cost")
 
     def trainings(self) -> list[Step]:
-        """Codec and action-free video model, the recipes from these, and goal models, which also learn from what the
-        first recipe with the first seed imagines; the latents are all recipes' own."""
+        """Codec and action-free video model, the recipes from these, and goal models, which also learn from what their
+        own system imagines."""
         data = ("--data", *map(str, self.data))
         base = self.runs / BASE
         first = self._training(
@@ -110,18 +144,21 @@ class StudyConfig:
             for seed in self.seeds
             for recipe in self.recipes
         ]
-        out, teacher = self.runs / GOAL_MODELS, f"{self.recipes[0]}-s{self.seeds[0]}"
-        words = (
-            *("--run", self.runs / teacher, *data, "--models", *GOAL_MODEL_NAMES, "--out", out),
-            *shlex.split(self.goal_training),
-        )
-        goals = Step(
-            name=GOAL_MODELS,
-            command=_script("train_goal_models", *words),
-            left=lambda: trained_models(out) >= set(GOAL_MODEL_NAMES),
-            after=(teacher,),
-        )
-        return [first, *recipes, goals]
+        read, goals = parts_of_planner(evaluation(self.cost)), []
+        no_codes = {"inverse"} if self.recipes[0] == "real_actions" else set()
+        for number, run in enumerate(recipes):
+            wanted = set(GOAL_MODEL_NAMES) - no_codes if number == 0 else set(read)
+            names = tuple(name for name in GOAL_MODEL_NAMES if name in wanted)
+            out = goal_models_beside(self.runs / run.name)
+            words = ("--run", self.runs / run.name, *data, "--models", *names, *shlex.split(self.goal_training))
+            step = Step(
+                name=f"goals-{run.name}",
+                command=_script("train_goal_models", *words),
+                left=lambda out=out, names=names: trained_models(out) >= set(names),
+                after=(run.name,),
+            )
+            goals += [step] if names else []
+        return [first, *recipes, *goals]
 
     def _training(self, name: str, *flags: str, after: tuple[str, ...] = ()) -> Step:
         out = self.runs / name
@@ -132,40 +169,57 @@ class StudyConfig:
 
     def plays(self) -> list[Step]:
         """Episodes of every system with every planner, of what plans nothing, and of the simulator."""
-        first, goals = self.recipes[0], ("--goal-models", str(self.runs / GOAL_MODELS))
-        floors = (
-            "--rows",
-            "inverse",
-            "random",
-            "expert",
-            "--run",
-            str(self.runs / f"{first}-s{self.seeds[0]}"),
-            *goals,
-        )
+        first = f"{self.recipes[0]}-s{self.seeds[0]}"
+        goals = {step.after[0]: step.name for step in self.trainings() if step.name.startswith("goals-")}
+        cost = shlex.split(self.cost)
+
+        def needs(run: str) -> tuple[str, ...]:
+            return (run, goals[run]) if run in goals else (run,)
+
         learned = [
             self._play(
                 f"{run}-{planner}",
                 episodes,
-                *("--planner", planner, "--rows", "planner", "--run", str(self.runs / run)),
-                *(*goals, *shlex.split(self.cost), *shlex.split(self.planning)),
-                after=(run, GOAL_MODELS),
+                *("--planner", planner, "--rows", "planner", "--run", self.runs / run),
+                *(*cost, *shlex.split(self.planning)),
+                after=needs(run),
             )
             for planner, episodes in (("cem", self.episodes), ("mppi", self.mppi_episodes))
             for run in (f"{recipe}-s{seed}" for seed in self.seeds for recipe in self.recipes)
             if episodes
         ]
         true = ("--world", "simulator", "--rows", "planner", "--simulator-workers", "1")
-        teacher = self.runs / f"{first}-s{self.seeds[0]}"
-        same = (*true, "--run", str(teacher), *goals, *shlex.split(self.cost))
-        ceiling = self._play(CEILING, self.ceiling_episodes, *same, after=(teacher.name, GOAL_MODELS))
+        floors = ("--rows", "inverse", "random", "expert", "--run", self.runs / first)
+        ceiling = self._play(
+            CEILING, self.ceiling_episodes, *true, "--run", self.runs / first, *cost, after=needs(first)
+        )
         return [
-            self._play(FLOORS, self.episodes, *floors, after=(f"{first}-s{self.seeds[0]}", GOAL_MODELS)),
+            self._play(FLOORS, self.episodes, *floors, after=needs(first)),
             *learned,
             self._play(SIMULATOR, self.episodes, *true, "--objective", "state"),
             *([ceiling] if self.ceiling_episodes else []),
+            *(self._correlation(f"{recipe}-s{self.seeds[0]}", needs) for recipe in self._ranked()),
         ]
 
-    def _play(self, name: str, episodes: int, *flags: str, after: tuple[str, ...] = ()) -> Step:
+    def _ranked(self) -> tuple[str, ...]:
+        return self.recipes if self.correlation_episodes else ()
+
+    def _correlation(self, run: str, needs: Callable[[str], tuple[str, ...]]) -> Step:
+        out, cost, search = self.runs / CORRELATIONS / run, evaluation(self.cost), evaluation(self.planning)
+        words = (
+            *("--manifest", self.correlation_manifest, "--episodes", self.correlation_episodes),
+            *("--run", self.runs / run, "--horizon", search.horizon, "--blur", cost.blur),
+            *(() if cost.last is None else ("--last", cost.last)),
+            *("--out", out),
+        )
+        return Step(
+            name=f"correlation-{run}",
+            command=_script("cost_correlation", *words),
+            left=(out / CORRELATION).is_file,
+            after=needs(run),
+        )
+
+    def _play(self, name: str, episodes: int, *flags: object, after: tuple[str, ...] = ()) -> Step:
         out = self.runs / "plays" / name
         shared = ("--manifest", self.manifest, "--episodes", episodes, "--no-pictures", "--no-inspect", "--out", out)
         return Step(
@@ -178,6 +232,17 @@ class StudyConfig:
 
 def _script(name: str, *words: object) -> tuple[str, ...]:
     return (sys.executable, str(SCRIPTS / f"{name}.py"), *map(str, words))
+
+
+def evaluation(flags: str) -> EvalConfig:
+    """``vp2_eval.py``'s flags, read; SystemExit (2) names one that it does not have."""
+    return tyro.cli(tyro.conf.OmitArgPrefixes[EvalConfig], args=shlex.split(flags))
+
+
+def changed(flags: str) -> set[str]:
+    """Which of ``vp2_eval.py``'s flags these set to something that is not the default."""
+    usual, said = asdict(EvalConfig()), asdict(evaluation(flags))
+    return {name for name, value in said.items() if value != usual[name]}
 
 
 def trained_to(system: Path) -> str | None:
@@ -205,13 +270,15 @@ def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
             raise ValueError(
                 f"--data: there is no {path}; experiments/collect.py --plan play-v1 --out {path} records it"
             )
+    if "play" in config.only and config.ceiling_episodes:  # it would be refused hours later
+        on_yardstick(evaluation(f"--world simulator {config.cost}"), load_manifest(config.manifest))
     trainings, plays = config.trainings(), config.plays()
     steps = [*(trainings if "train" in config.only else ()), *(plays if "play" in config.only else ())]
     chosen = {step.name for step in steps}
     for step in trainings:
         needs = [each.name for each in steps if step.name in each.after]
         if step.name not in chosen and needs and not step.left():
-            raise ValueError(f"{config.runs / step.name} has not been trained, which {needs[0]} needs: --only train")
+            raise ValueError(f"{step.name} has not been trained, which {needs[0]} needs: --only train")
     steps = [replace(step, after=tuple(name for name in step.after if name in chosen)) for step in steps]
     failure: StepsFailed | None = None
     if steps:
@@ -220,7 +287,7 @@ def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
         except StepsFailed as error:
             failure = error
     if "results" in config.only and not (failure and not played(config)):
-        commands = [shown(step) for step in (*trainings, *plays)]
+        commands = [shown(step) for step in (*trainings, *plays) if begun(config, step)]
         print(
             f"results: {write_study(Study.read(config.runs, config.recipes, config.seeds), config.results, commands)}"
         )
@@ -231,6 +298,11 @@ def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
 def played(config: StudyConfig) -> bool:
     """Whether there is a play to write of."""
     return any((config.runs / "plays").glob("*/episodes.jsonl"))
+
+
+def begun(config: StudyConfig, step: Step) -> bool:
+    """Whether a step's command has been run, here or as part of an earlier study in the same folder."""
+    return step.left() or (config.runs / "logs" / f"{step.name}.json").is_file()
 
 
 def shown(step: Step) -> str:

@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 
 from colaworld.envs.whole_file import whole_file
-from colaworld.experiments.episode_log import write_json, write_text
+from colaworld.experiments.episode_log import read_lines, write_json, write_text
 from colaworld.experiments.reproduce_measures import COLLAPSE
 from colaworld.experiments.reproduce_plots import worst_curve
 from colaworld.experiments.reproduce_store import read_curves, rounded
@@ -51,8 +51,7 @@ def write_study(study: Study, folder: Path, commands: Sequence[str]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     summary = rounded(summary_of(study, commands), DIGITS)
     for path in {side.path for side in study.plays.values()}:
-        lines = (path / "episodes.jsonl").read_text(encoding="utf-8").splitlines()
-        kept = [json.dumps(rounded(json.loads(line), DIGITS)) for line in lines]
+        kept = [json.dumps(rounded(record, DIGITS)) for record in read_lines(path / "episodes.jsonl")[0].values()]
         write_text(folder / f"{path.name}_episodes.jsonl", "".join(f"{line}\n" for line in kept))
         if (path / "summary.json").is_file():
             with whole_file(folder / f"{path.name}_summary.json") as partial:
@@ -70,23 +69,26 @@ def page(summary: Mapping[str, Any], study: Study, *, pictures: Sequence[str]) -
     lines = [
         f"# Planning to the goals of `{summary['manifest']}`",
         "",
-        f"At most {count} episodes a row, {len(study.seeds)} trainings a recipe; by the commands at the end. Every "
-        "episode is a line of `*_episodes.jsonl`, all numbers are in `summary.json`. [ ]: 95 %, of rates Wilson's.",
+        f"At most {count} episodes a row, by the commands at the end; trainings: {_trainings(study)}. Every episode "
+        "is a line of `*_episodes.jsonl`, all numbers are in `summary.json`. [ ]: 95 %, of rates Wilson's. A learned "
+        "model wants two frames first, so that its first action of an episode is none; the simulator's is not.",
         "",
         *_rates(summary["rows"], "cem"),
         *_rates(summary["rows"], "mppi"),
-        f"## `{first}` against the others",
+        "## Who wins",
         "",
-        "On the same episodes. Of one training the test is exact McNemar; of all a goal's trainings are averaged first "
-        "and the test flips signs of goals. *Needed*: goals at which it would find such a difference with 80 % chance.",
+        "On the same episodes. Of one training the test is exact McNemar; of several a goal's trainings are averaged "
+        "first and the test flips signs of goals. *Needed*: goals at which it would find such a difference with 80 % "
+        "chance.",
         "",
         *_table(
             (
                 "planner",
+                "row",
                 "against",
                 "training",
                 "category",
-                f"only {first}",
+                "only the row",
                 "only the other",
                 "difference",
                 "p",
@@ -98,13 +100,14 @@ def page(summary: Mapping[str, Any], study: Study, *, pictures: Sequence[str]) -
         "",
         "Reachable is what the simulator reached as world model, with the state's own distance as cost. The share is a "
         f"ratio of rates over the same goals; the bar, {100 * summary['bar']:.1f} %, is met where the whole interval lies "
-        "above it, missed where it lies below. The row `ceiling` is the simulator with the planners' own cost: what it "
-        "misses is the cost's doing, what the others miss of it the model's.",
+        "above it, missed where it lies below. All is of CEM. The row `ceiling` is the simulator with the planners' own "
+        "cost: what it misses is the cost's doing, what the others miss of it the model's.",
         "",
         *_shares(summary["reachable"], "reachable"),
         "### Of the ceiling",
         "",
         *_shares(summary["of_ceiling"], "ceiling"),
+        *_correlations(summary["correlations"]),
         "## The systems",
         "",
         *_table(
@@ -118,7 +121,7 @@ def page(summary: Mapping[str, Any], study: Study, *, pictures: Sequence[str]) -
         "IDM's codes to the adapter's answers, trainings averaged, over clips (above 0: `" + first + "` loses less).",
         "",
         *_table(
-            ("recipe", "answers", "trainings", "clips", "more lost, dB"),
+            ("recipe", "answers", "trainings", "clips", "more lost, dB", f"`{first}` loses less"),
             [
                 (
                     each["second"],
@@ -126,6 +129,7 @@ def page(summary: Mapping[str, Any], study: Study, *, pictures: Sequence[str]) -
                     each["trainings"],
                     each["clips"],
                     "{estimate:.2f} [{low:.2f}, {high:.2f}]".format(**each["more"]),
+                    each["verdict"],
                 )
                 for each in summary["drops"]
             ],
@@ -138,23 +142,67 @@ def page(summary: Mapping[str, Any], study: Study, *, pictures: Sequence[str]) -
     return "\n".join(lines)
 
 
+def _correlations(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """How each cost ranks plans, in what each system imagines of them and in what really happens."""
+    if not found:
+        return []
+    settings = next(iter(found.values()))["settings"]
+    entries = {name: _overall(of["table"]) for name, of in found.items()}
+    costs = list(dict.fromkeys(each["cost"] for table in entries.values() for each in table))
+
+    def shown(names: Sequence[str], cost: str, future: str) -> str:
+        for name in names:
+            for each in entries[name]:
+                if (each["cost"], each["future"]) == (cost, future) and "low" in each.get("correlation", {}):
+                    return "{estimate:.2f} [{low:.2f}, {high:.2f}]".format(**each["correlation"])
+        return "-"
+
+    body = [
+        (cost, shown(list(entries), cost, "true"), *(shown([name], cost, "imagined") for name in entries))
+        for cost in costs
+    ]
+    return [
+        "## What the costs are worth",
+        "",
+        f"Rank correlation of each cost with how far {settings['plans']} plans of {settings['horizon']} steps end from "
+        f"each goal of `{settings['manifest']}`, in true futures and in those that a system imagines.",
+        "",
+        *_table(("cost", "true futures", *(f"imagined by {name}" for name in entries)), body),
+    ]
+
+
+def _overall(table: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of all categories together, or of the only one."""
+    categories = list(dict.fromkeys(each["category"] for each in table))
+    return [each for each in table if each["category"] == ("all" if "all" in categories else categories[0])]
+
+
+def _trainings(study: Study) -> str:
+    """Which trainings of each recipe have been played or evaluated."""
+    known = {(row, seed) for row, _, seed in study.plays} | set(study.evaluations)
+    found = {recipe: sorted(seed for row, seed in known if row == recipe) for recipe in study.recipes}
+    said = (f"{recipe} with seeds {', '.join(map(str, seeds))}" for recipe, seeds in found.items() if seeds)
+    return "; ".join(said) or "none"
+
+
 def _shares(found: Mapping[str, Sequence[Mapping[str, Any]]], of: str) -> list[str]:
     """What each row reached of ``of``, category by category; only what is reachable has a bar."""
     bar = of == "reachable"
     body = [
         (
             row,
+            each["trainings"],
             each["category"],
             each["instances"],
             _percent(each["reached"]),
             _percent(each["reachable"]),
             _interval(each["share"]),
-            *([each["bar"] or "-"] if bar else []),
+            *([each.get("bar") or "-"] if bar else []),
         )
         for row, entries in found.items()
         for each in entries
     ]
-    return _table(("row", "category", "goals", "reached", of, "share", *(["bar"] if bar else [])), body)
+    return _table(("row", "trainings", "category", "goals", "reached", of, "share", *(["bar"] if bar else [])), body)
 
 
 def _rates(rows: Sequence[Mapping[str, Any]], planner: str) -> list[str]:
@@ -164,7 +212,7 @@ def _rates(rows: Sequence[Mapping[str, Any]], planner: str) -> list[str]:
         return []
     if planner != "cem":  # what plans nothing stands in the first table
         chosen = [row for row in chosen if row["planner"] == planner]
-    categories = list(dict.fromkeys(row["category"] for row in chosen))
+    categories = sorted(dict.fromkeys(row["category"] for row in chosen), key=lambda name: name == "all")
     entries: dict[tuple[str, int | None], dict[str, Mapping[str, Any]]] = {}
     for row in chosen:
         entries.setdefault((row["row"], row["seed"]), {})[row["category"]] = row
@@ -194,25 +242,30 @@ def _rates(rows: Sequence[Mapping[str, Any]], planner: str) -> list[str]:
 def _told(comparisons: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Of all trainings together every category, of one training all categories together."""
     several = {each["category"] for each in comparisons} - {"all"}
-    pooled = any(each["seed"] is None for each in comparisons)
+    pooled = {_sides(each) for each in comparisons if each["seed"] is None}
     return [
         each
         for each in comparisons
-        if each["category"] == "all" or len(several) < 2 or not pooled or each["seed"] is None
+        if each["category"] == "all" or len(several) < 2 or _sides(each) not in pooled or each["seed"] is None
     ]
+
+
+def _sides(each: Mapping[str, Any]) -> tuple[str, str, str]:
+    return each["planner"], each["first"], each["second"]
 
 
 def _compared(each: Mapping[str, Any]) -> tuple[Any, ...]:
     if each["shown"]:
         verdict = "shown"
     elif each["difference"]["estimate"] == 0:
-        verdict = "no difference"
+        verdict = "not shown"
     else:
         verdict = f"not shown, {'too many' if each['needed'] is None else each['needed']} needed"
     return (
         each["planner"],
+        each["first"],
         each["second"],
-        "all" if each["seed"] is None else each["seed"],
+        f"all {each['trainings']}" if each["seed"] is None else each["seed"],
         each["category"],
         f"{each['only_first']:g}",
         f"{each['only_second']:g}",

@@ -4,13 +4,15 @@ A *row* is a recipe, a policy that plans nothing, or the simulator. Rates have W
 training by itself. Two recipes are compared on the same episodes, seed by seed (exact McNemar) and over all seeds,
 where an instance's seeds are averaged first (sign flips). *Reachable* is what the simulator reached as world model
 with the state's own distance as cost, the *ceiling* what it reached with the planners' own; the share that a recipe
-reaches of either is a ratio of rates over the same instances, with a bootstrap over instances. What the adapter costs a recipe is compared on the same clips.
+reaches of either is a ratio of rates over the same instances, with a bootstrap over instances. What the adapter costs
+a recipe is compared on the same clips.
 """
 
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from colaworld.experiments.reproduce_measures import COLLAPSE, PROBE, PROBE_CONS
 
 PLANNERS = ("cem", "mppi")
 BASE, FLOORS, SIMULATOR, CEILING = "base", "floors", "simulator", "ceiling"
+CORRELATIONS, CORRELATION = "correlations", "correlation.json"
 BAR = 0.977
 """Of what is reachable: the paper's figure for goal reaching on LIBERO (43 of 44)."""
 MEASURES: Mapping[str, Measure] = {
@@ -48,13 +51,14 @@ MEASURES: Mapping[str, Measure] = {
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """What lies in a study's folder of runs. ``plays`` by (row, planner, seed); planner and seed None for the rows that
-    have none; ``evaluations`` by (recipe, seed)."""
+    have none; ``evaluations`` by (recipe, seed); ``correlations``, tables of ``cost_correlation.py``, by run."""
 
     runs: Path
     recipes: tuple[str, ...]
     seeds: tuple[int, ...]
     plays: Mapping[tuple[str, str | None, int | None], Side]
     evaluations: Mapping[tuple[str, int], Mapping[str, Any]]
+    correlations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, runs: Path, recipes: Sequence[str], seeds: Sequence[int]) -> "Study":
@@ -76,7 +80,17 @@ class Study:
                 plays[row, "cem", None] = side
         if not plays:
             raise ValueError(f"{runs / 'plays'}: nothing has been played yet")
-        return cls(runs=runs, recipes=tuple(recipes), seeds=tuple(seeds), plays=plays, evaluations=evaluations)
+        names = [f"{recipe}-s{seed}" for seed in seeds for recipe in recipes]
+        paths = {name: runs / CORRELATIONS / name / CORRELATION for name in names}
+        correlations = {name: json.loads(path.read_text()) for name, path in paths.items() if path.is_file()}
+        return cls(
+            runs=runs,
+            recipes=tuple(recipes),
+            seeds=tuple(seeds),
+            plays=plays,
+            evaluations=evaluations,
+            correlations=correlations,
+        )
 
     def play(self, row: str, planner: str, seed: int) -> Side | None:
         """A row's episodes: a recipe's with this planner and seed of the training; others have one set of them."""
@@ -123,24 +137,27 @@ def pairs_of(study: Study, first: str, second: str, planner: str, seeds: Sequenc
     found = []
     for seed in seeds:
         sides = [study.play(name, planner, seed) for name in (first, second)]
-        if None not in sides:
+        if None not in sides and sides[0].episodes.keys() & sides[1].episodes.keys():
             pairs = pair_up(*sides, shared=True)
             found += [Pair({**a, "seed": seed}, {**b, "seed": seed}) for a, b in pairs]
     return found
 
 
 def comparisons_of(study: Study) -> list[dict[str, Any]]:
-    """The first recipe against every other row, by planner: each seed, then all of them (``seed`` None)."""
+    """The recipes with each other, and the first with what plans nothing, by planner: each seed, then (``seed`` None)
+    all of them where there are several. ``trainings``: how many seeds both have."""
     first, lines = study.recipes[0], []
     for planner in PLANNERS:
-        for second in (*study.recipes[1:], "inverse", "random"):
-            groups = [(seed, [seed]) for seed in study.seeds] + [(None, study.seeds)]
-            for seed, seeds in groups if len(study.seeds) > 1 else groups[:1]:
-                if pairs := pairs_of(study, first, second, planner, seeds):
-                    lines += [
-                        {"first": first, "second": second, "planner": planner, "seed": seed} | _said(each)
-                        for each in comparisons(pairs)
-                    ]
+        for one, other in (*combinations(study.recipes, 2), (first, "inverse"), (first, "random")):
+            by_seed = {seed: pairs_of(study, one, other, planner, (seed,)) for seed in study.seeds}
+            by_seed = {seed: pairs for seed, pairs in by_seed.items() if pairs}
+            groups: list[tuple[int | None, list[Pair]]] = list(by_seed.items())
+            if len(by_seed) > 1:
+                groups.append((None, [pair for pairs in by_seed.values() for pair in pairs]))
+            for seed, pairs in groups:
+                trainings = 1 if seed is not None else len(by_seed)
+                told = {"first": one, "second": other, "planner": planner, "seed": seed, "trainings": trainings}
+                lines += [told | _said(each) for each in comparisons(pairs)]
     return lines
 
 
@@ -154,7 +171,8 @@ def _said(each: Comparison) -> dict[str, Any]:
 def reachable(study: Study, row: str, *, of: str = SIMULATOR, seed: int = 0) -> list[dict[str, Any]]:
     """How much of what the simulator (or the row ``of``) reached the row reached with CEM, by category: a ratio of
     rates over the instances that both played (its seeds averaged), with a percentile bootstrap over instances; None
-    where the other reached nothing or there are fewer than two instances."""
+    where the other reached nothing or there are fewer than two instances. A recipe's share of what is reachable is
+    held against the bar."""
     pairs = pairs_of(study, row, of, "cem", study.seeds)
     lines = []
     for category, chosen in by_category([{**pair.a, "true": pair.b["success"]} for pair in pairs]).items():
@@ -163,16 +181,18 @@ def reachable(study: Study, row: str, *, of: str = SIMULATOR, seed: int = 0) -> 
             np.array([np.mean([each[name] for each in chosen if each["instance"] == number]) for number in instances])
             for name in ("success", "true")
         )
-        lines.append(
-            {
-                "category": category,
-                "instances": len(instances),
-                "reached": float(mine.mean()),
-                "reachable": float(true.mean()),
-                "share": None if (share := _share(mine, true, seed)) is None else asdict(share),
-                "bar": None if share is None else _against_bar(share),
-            }
-        )
+        share = _share(mine, true, seed)
+        line = {
+            "category": category,
+            "instances": len(instances),
+            "trainings": len({each["seed"] for each in chosen}) if row in study.recipes else 1,
+            "reached": float(mine.mean()),
+            "reachable": float(true.mean()),
+            "share": None if share is None else asdict(share),
+        }
+        if of == SIMULATOR and row in study.recipes:
+            line["bar"] = None if share is None else _against_bar(share)
+        lines.append(line)
     return lines
 
 
@@ -185,9 +205,9 @@ def _share(mine: np.ndarray, true: np.ndarray, seed: int) -> Interval | None:
         return np.where(below > 0, a.mean(axis=axis) / np.maximum(below, 1e-12), np.nan)
 
     estimate = float(ratio(mine, true, 0))
-    if np.ptp(mine) == 0 and np.ptp(true) == 0:  # resampling would never see anything else
-        rate = wilson(float(mine.sum()), len(mine))
-        return Interval(estimate=estimate, low=rate.low / float(true.mean()), high=rate.high / float(true.mean()))
+    if np.ptp(mine - estimate * true) < 1e-9:  # the same of every goal that is reachable: resampling would see no other
+        rate = wilson(float(mine[true > 0].sum()), int((true > 0).sum()))
+        return Interval(estimate=estimate, low=rate.low, high=rate.high)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DegenerateDataWarning)  # of resamples in which nothing is reachable
         drawn = bootstrap(
@@ -210,7 +230,8 @@ def _against_bar(share: Interval) -> str:
 
 def drops_of(study: Study, *, seed: int = 0) -> list[dict[str, Any]]:
     """By how much more PSNR ten steps on each other recipe loses from the IDM's codes to the adapter's answers than the
-    first does (above 0: the first loses less): trainings that both have averaged, a percentile bootstrap over clips.
+    first does (above 0: the first loses less): trainings that both have averaged, a percentile bootstrap over clips;
+    the verdict is on that the first loses less.
     Once for answers that are snapped to codes, as the paper's, once for those that plans are made with.
     """
     first, lines = study.recipes[0], []
@@ -227,9 +248,10 @@ def drops_of(study: Study, *, seed: int = 0) -> list[dict[str, Any]]:
                     (more,), np.mean, method="percentile", n_resamples=9999, rng=np.random.default_rng(seed), batch=1000
                 ).confidence_interval
                 interval = Interval(estimate=float(more.mean()), low=float(drawn.low), high=float(drawn.high))
+                verdict = "shown" if interval.low > 0 else "the opposite" if interval.high < 0 else "not shown"
                 lines.append(
                     {"first": first, "second": second, "measure": name, "trainings": len(pairs), "clips": len(more)}
-                    | {"more": asdict(interval)}
+                    | {"more": asdict(interval), "verdict": verdict}
                 )
     return lines
 
@@ -263,6 +285,7 @@ def summary_of(study: Study, commands: Sequence[str]) -> dict[str, Any]:
         "of_ceiling": {row: reachable(study, row, of=CEILING) for row in study.recipes},
         "models": models_of(study),
         "drops": drops_of(study),
+        "correlations": dict(study.correlations),
         "settings": {f"{side.path.name}/{side.row}": dict(side.settings) for side in sides},
         "simulators": distinct(record.get("simulator") for record in records),
         "versions": versions(),

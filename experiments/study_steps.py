@@ -37,17 +37,26 @@ class Step:
     def check_command(self, logs: Path) -> None:
         """ValueError when another command has run under this name: what it left is not this one's."""
         path = logs / f"{self.name}.json"
-        before = json.loads(path.read_text()) if path.is_file() else list(self.command[1:])
-        if before != list(self.command[1:]):
+        before = _anywhere(json.loads(path.read_text())) if path.is_file() else self.words
+        if before != self.words:
             raise ValueError(
-                f"{path}: {self.name} was run as {shlex.join(before)}, not as {shlex.join(self.command[1:])}; go on as "
+                f"{path}: {self.name} was run as {shlex.join(before)}, not as {shlex.join(self.words)}; go on as "
                 "before, choose another --runs, or remove what it left and this file"
             )
 
     def remember_command(self, logs: Path) -> None:
         """What ``check_command`` looks at."""
         with whole_file(logs / f"{self.name}.json") as partial:
-            partial.write_text(json.dumps(list(self.command[1:]), indent=1) + "\n")
+            partial.write_text(json.dumps(self.words, indent=1) + "\n")
+
+    @property
+    def words(self) -> list[str]:
+        """Of its command, without the interpreter: the same wherever the scripts lie."""
+        return _anywhere(self.command[1:])
+
+
+def _anywhere(words: Sequence[str]) -> list[str]:
+    return [Path(words[0]).name, *words[1:]]
 
 
 @dataclass(frozen=True, kw_only=True)

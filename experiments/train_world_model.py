@@ -23,7 +23,7 @@ import torch
 import tyro
 from diffusers.configuration_utils import ConfigMixin
 
-from colaworld.adapters.system import ColaSystem, load_system, save_system, weights_path
+from colaworld.adapters.system import ColaSystem, load_system, weights_path
 from colaworld.envs.demos import ClipDataset, starter_path
 from colaworld.experiments.budget import read_costs
 from colaworld.experiments.batch_parts import check_divisible
@@ -131,6 +131,7 @@ def train(config: TrainConfig) -> None:
                 steps_before=steps_before,
                 stream_before=stream_before if latent else 0,
                 guard=config.guard,
+                stored=getattr(torch, config.stored_as) if stage == config.run_stages()[-1] else torch.float32,
             )
             finished.append(stage)
         spent = read_costs(config.out)[stage].steps
@@ -139,21 +140,13 @@ def train(config: TrainConfig) -> None:
     main_process = accelerator.is_main_process  # once the group of processes is gone, each takes itself for the main one
     accelerator.end_training()
     if main_process:
-        if config.stored_as != "float32":
-            system = rounded(config.out / "system", getattr(torch, config.stored_as))
-            for part in system.parts().values():
-                part.to(accelerator.device)
+        if config.stored_as != "float32":  # what is kept is what is evaluated
+            system = load_system(config.out / "system", device=accelerator.device)
         if has_latent_actions(system):
             report = evaluation.finished(system, config.out)
             path = write_evaluation(config.out, report, read_costs(config.out), config.loop.seed)
             accelerator.print(summary(report), f"evaluation: {path}", sep="\n")
         accelerator.print(f"system: {config.out / 'system'}   metrics: {config.out / 'metrics.jsonl'}")
-
-
-def rounded(path: Path, dtype: torch.dtype) -> ColaSystem:
-    """The system at ``path``, which is from then on kept in ``dtype``, as it is read again."""
-    save_system(load_system(path), path, dtype=dtype)
-    return load_system(path)
 
 
 def has_latent_actions(system: ColaSystem) -> bool:

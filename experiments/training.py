@@ -110,10 +110,11 @@ def train_stage(
     steps_before: int,
     stream_before: int = 0,
     guard: GuardConfig = GuardConfig(),
+    stored: torch.dtype = torch.float32,
 ) -> ColaSystem:
     """Train one stage of the system's recipe to its end from wherever its checkpoint stands, write ``folder/system`` and
     ``budget.json``, and return the system with EMA weights. ``stream_before``: steps that earlier stages of the same
-    stream of clips have taken.
+    stream of clips have taken; ``stored``: what the weights in the folder are rounded to, those returned are not.
 
     FloatingPointError when a loss is not finite, CodebookCollapse when the guard says stop; what the last checkpoint
     held stays on disk.
@@ -258,7 +259,7 @@ def train_stage(
             why=verdict.why if verdict is not None and most > config.steps else "as planned",
         )
         record_cost(folder, stage, cost)
-        save_system(only_trained(system, recipe.trained_by(stage)), folder / "system")
+        save_system(only_trained(system, recipe.trained_by(stage)), folder / "system", dtype=stored)
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     accelerator.free_memory()
     accelerator.wait_for_everyone()

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import av
 import h5py
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from colaworld.adapters.system import load_system
+from colaworld.adapters.system import ColaSystem, load_system
 from colaworld.envs.demos import ClipDataset, SourceOptions
 from colaworld.experiments.adapter_fit import AdapterFitConfig
+from colaworld.experiments.evaluation import Evaluation
 from colaworld.experiments.held_out import HeldOutConfig, held_out
 from colaworld.experiments.pack_starter import pack_starter
 from colaworld.experiments.stages import StageConfig
@@ -116,6 +118,24 @@ def test_a_finished_system_may_be_kept_in_half_the_bytes(videos: Path, tmp_path:
     assert load_system(tmp_path / "bfloat16" / "system").info == half.info
     with pytest.raises(ValueError, match="stored_as=bfloat16, not"):
         train(TrainConfig(out=tmp_path / "bfloat16", **shared))
+
+
+def test_what_is_evaluated_is_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("colaworld.envs.episode.splits_by_name", lambda names: ["train", "validation", "validation"])
+    seen, finished = [], Evaluation.finished
+
+    def spied(self: Evaluation, system: ColaSystem, folder: Path) -> dict[str, Any]:
+        seen.append(system)
+        return finished(self, system, folder)
+
+    monkeypatch.setattr(Evaluation, "finished", spied)
+    train(TrainConfig(out=tmp_path / "run", data=(LEROBOT,), source=CAMERA, stored_as="bfloat16", **FLAGS))
+    kept = load_system(tmp_path / "run" / "system").parts()
+    for name, part in seen[0].parts().items():
+        for key, value in part.state_dict().items():
+            if value.is_floating_point():
+                torch.testing.assert_close(value, value.bfloat16().float(), rtol=0, atol=0)
+            torch.testing.assert_close(value, kept[name].state_dict()[key], rtol=0, atol=0)
 
 
 def test_a_lerobot_data_set_trains_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

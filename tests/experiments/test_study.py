@@ -18,7 +18,8 @@ from colaworld.experiments.compare import compare
 from colaworld.experiments.goal_settings import EvalConfig, on_yardstick
 from colaworld.experiments.intervals import exact_mcnemar, wilson
 from colaworld.experiments.reproduce_runs import available_cores, locked
-from colaworld.experiments.study import StudyConfig, shown, study
+from colaworld.experiments.cost_correlation import CorrelationConfig
+from colaworld.experiments.study import GOAL_MODEL_NAMES, StudyConfig, shown, study
 from colaworld.experiments.study_page import write_study
 from colaworld.experiments.study_results import Study, comparisons_of, pairs_of, reachable, rows_of
 from colaworld.experiments.study_steps import Step, StepsFailed, run_steps
@@ -70,6 +71,22 @@ def test_another_command_for_what_has_begun_is_refused(tmp_path):
     with pytest.raises(ValueError, match="(?s)logs/a.json: a was run as .*, not as .*pass.*choose another --runs"):
         run_steps([step(tmp_path, "b"), step(tmp_path, "a", code="pass")], tmp_path / "logs", workers=1)
     assert order(tmp_path) == ["a"]
+
+
+def test_scripts_may_have_moved(tmp_path):
+    """What has been trained from one checkout is not another's for another: the words count, not where scripts lie."""
+    places = [tmp_path / name / "script.py" for name in ("here", "there")]
+    for place in places:
+        place.parent.mkdir()
+        place.write_text(f"open({str(tmp_path / 'a')!r}, 'w')")
+    for place, word in ((places[0], "x"), (places[1], "x")):
+        command = (sys.executable, str(place), word)
+        run_steps([Step(name="a", command=command, left=(tmp_path / "a").is_file)], tmp_path / "logs", workers=1)
+    (tmp_path / "logs" / "a.json").write_text(json.dumps([str(places[0]), "x"]))  # as they were remembered once
+    run_steps([Step(name="a", command=command, left=(tmp_path / "a").is_file)], tmp_path / "logs", workers=1)
+    with pytest.raises(ValueError, match="a was run as script.py x, not as script.py y"):
+        other = Step(name="a", command=(*command[:2], "y"), left=(tmp_path / "a").is_file)
+        run_steps([other], tmp_path / "logs", workers=1)
 
 
 def test_a_step_that_another_study_is_at_is_waited_for(tmp_path):
@@ -124,8 +141,8 @@ def test_what_the_scripts_are_told(config):
     told = {each.name: each.command[2:] for each in config.trainings() + config.plays()}
     base = tyro.cli(TrainConfig, args=told["base"])
     assert base.run_stages() == ("codec", "pretrain") and base.codec.steps == 5 and base.data == config.data
-    trained = [name for name in told if name.endswith(("-s0", "-s1")) and not name.startswith("play")]
-    assert len(trained) == 6
+    trained = [f"{recipe}-s{seed}" for seed in (0, 1) for recipe in ("cola", "two_stage", "real_actions")]
+    assert [name for name in told if told[name][0] == "--preset"] == ["base", *trained]
     for name in trained:
         run = tyro.cli(TrainConfig, args=told[name])
         assert f"{run.recipe}-s{run.loop.seed}" == name == run.out.name
@@ -135,15 +152,56 @@ def test_what_the_scripts_are_told(config):
             assert (play.planner, play.episodes, play.samples, play.run) == (planner, episodes, 9, run.out)
             assert play.rows == ("planner",) and play.manifest == "libero_goals_v1"
             assert (play.objective, play.latent_weight, play.distance_weight) == ("sum", 0, 2)
+        words = told[f"goals-{name}"]
+        models = words[words.index("--models") + 1 : words.index("--fit-config.hidden")]
+        # each is judged by what has seen its own pictures; what plans nothing, and what ships, needs all of the first
+        assert models == (GOAL_MODEL_NAMES if name == "cola-s0" else ("distance",))
+        assert words[words.index("--run") + 1] == str(run.out) and "--out" not in words
     true = tyro.cli(tyro.conf.OmitArgPrefixes[EvalConfig], args=told["play-simulator"])
     assert (true.world, true.objective, true.episodes) == ("simulator", "state", 12)
     ceiling = tyro.cli(tyro.conf.OmitArgPrefixes[EvalConfig], args=told["play-ceiling"])
     assert (ceiling.world, ceiling.objective, ceiling.episodes) == ("simulator", "sum", 30)
-    assert ceiling.weights() == play.weights() and ceiling.goal_models == play.goal_models
-    assert ceiling.run.name == "cola-s0", "whose codec learned costs see true frames through"
-    fewer = [each.name for each in replace(config, mppi_episodes=0, ceiling_episodes=0).plays()]
-    assert "play-cola-s0-mppi" not in fewer and "play-ceiling" not in fewer
+    assert ceiling.weights() == play.weights()
+    assert ceiling.run.name == "cola-s0", "whose codec and goal models see true frames"
+    ranked = [told[f"correlation-{recipe}-s0"] for recipe in config.recipes]
+    of = tyro.cli(tyro.conf.OmitArgPrefixes[CorrelationConfig], args=ranked[1])
+    assert (of.manifest, of.episodes, of.run.name, of.horizon) == ("libero_goals_dev_v1", 16, "two_stage-s0", 4)
+    without = {"mppi_episodes": 0, "ceiling_episodes": 0, "correlation_episodes": 0}
+    fewer = [each.name for each in replace(config, **without).plays()]
+    assert not {"play-cola-s0-mppi", "play-ceiling", "correlation-cola-s0"} & set(fewer)
     assert shown(config.trainings()[0]).startswith("python experiments/train_world_model.py --preset tiny --from-scratch")
+
+
+def test_what_a_step_waits_for(config):
+    after = {each.name: set(each.after) for each in config.trainings() + config.plays()}
+    assert after["cola-s1"] == {"base"} and after["goals-cola-s1"] == {"cola-s1"}
+    assert after["play-two_stage-s1-cem"] == {"two_stage-s1", "goals-two_stage-s1"}
+    assert after["play-floors"] == after["play-ceiling"] == after["correlation-cola-s0"] == {"cola-s0", "goals-cola-s0"}
+    pixels = replace(config, cost="")
+    plain = {each.name: set(each.after) for each in pixels.trainings() + pixels.plays()}
+    assert plain["play-two_stage-s1-cem"] == {"two_stage-s1"}, "pixels are read by nobody"
+    assert "goals-two_stage-s1" not in plain and "goals-cola-s0" in plain
+    first = {each.name: each for each in replace(config, recipes=("real_actions", "cola")).trainings()}
+    assert "inverse" not in first["goals-real_actions-s0"].command, "there are no codes to act on"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"planning": "--objective distance"}, "--planning .*: objective is of --cost"),
+        ({"planning": "--samples 9 --rows expert"}, "--planning .*: rows is what the study itself decides"),
+        ({"cost": "--objective distance --horizon 3"}, "--cost .*: horizon is of --planning"),
+        ({"cost": "--no-yardstick"}, "--cost .*: yardstick is of --planning, or of no cost"),
+    ],
+)  # fmt: skip
+def test_flags_have_their_places(config, flags, words):
+    with pytest.raises(ValueError, match=words):
+        replace(config, **flags)
+
+
+def test_what_the_yardstick_refuses_is_refused_before_anything_is_trained(config):
+    with pytest.raises(ValueError, match="yardstick of goal manifest libero_goals_v1 has blur = 4.0"):
+        study(replace(config, cost="--blur 2"))
 
 
 def test_what_cannot_be_is_said(config, tmp_path):
@@ -151,10 +209,11 @@ def test_what_cannot_be_is_said(config, tmp_path):
         study(replace(config, data=(tmp_path / "nowhere",)))
     with pytest.raises(ValueError, match="--recipes needs at least one value and none twice"):
         replace(config, recipes=("cola", "cola"))
-    for name, least in (("episodes", 1), ("mppi_episodes", 0), ("ceiling_episodes", 0), ("workers", 1)):
+    counts = ("episodes", "workers", "mppi_episodes", "ceiling_episodes", "correlation_episodes")
+    for name, least in zip(counts, (1, 1, 0, 0, 0), strict=True):
         with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} must be {least} or more, got {least - 1}"):
             replace(config, **{name: least - 1})
-    with pytest.raises(ValueError, match="cola-s0 has not been trained, which play-floors needs: --only train"):
+    with pytest.raises(ValueError, match="^cola-s0 has not been trained, which play-floors needs: --only train"):
         study(replace(config, only=("play",)))
     with pytest.raises(ValueError, match="nothing has been played yet"):
         study(replace(config, only=("results",)))
@@ -223,7 +282,46 @@ def test_recipes_are_compared_on_the_same_episodes_seed_by_seed_and_over_seeds(r
     assert (both["instances"], both["episodes"], both["only_first"]) == (8, 16, 6)
     assert both["test"] == "sign flips of instances"
     assert lines["random", None, "all"]["episodes"] == 16, "one set of episodes stands beside each seed"
+    assert both["trainings"] == 2 and first["trainings"] == 1
     assert len(pairs_of(read, "cola", "inverse", "mppi", (0,))) == 2, "those that both have played"
+
+
+def test_a_recipe_with_fewer_trainings_is_compared_in_those(runs, tmp_path):
+    play(runs, "real_actions-s0-cem", {"planner": goals("1111", "1111")})
+    study = Study.read(runs, ("cola", "two_stage", "real_actions"), (0, 1))
+    found = [each for each in comparisons_of(study) if each["planner"] == "cem"]
+    lines = {(each["first"], each["second"], each["seed"]) for each in found}
+    assert ("two_stage", "real_actions", 0) in lines and ("cola", "two_stage", None) in lines
+    assert ("cola", "real_actions", None) not in lines, "one training is no average"
+    assert {each["trainings"] for each in reachable(study, "real_actions")} == {1}
+    text = write_study(study, tmp_path / "results", []).read_text()
+    assert "trainings: cola with seeds 0, 1; two_stage with seeds 0, 1; real_actions with seeds 0." in text
+    assert "| cem | cola | real_actions | 0 | all |" in text and "| cem | cola | two_stage | all 2 | reach |" in text
+
+
+def test_plays_that_have_no_goal_in_common_yet_are_left_out(runs):
+    folder = runs / "plays" / "two_stage-s0-cem"
+    lines = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
+    (folder / "episodes.jsonl").write_text("".join(json.dumps({**line, "instance": 99}) + "\n" for line in lines))
+    study = Study.read(runs, ("cola", "two_stage"), (0, 1))
+    found = {each["seed"] for each in comparisons_of(study) if each["second"] == "two_stage"}
+    assert found == {1}
+
+
+def test_a_line_that_is_being_written_does_not_count(runs, tmp_path):
+    path = runs / "plays" / "cola-s0-cem" / "episodes.jsonl"
+    path.write_text(path.read_text()[:-9])
+    page = write_study(Study.read(runs, ("cola", "two_stage"), (0, 1)), tmp_path / "results", [])
+    assert len((page.parent / "cola-s0-cem_episodes.jsonl").read_text().splitlines()) == 7
+
+
+def test_the_last_column_is_of_all_categories(runs, tmp_path):
+    """Even where the first row has not got to one of them."""
+    path = runs / "plays" / "cola-s0-cem" / "episodes.jsonl"
+    kept = [line for line in path.read_text().splitlines(keepends=True) if '"reach"' in line]
+    path.write_text("".join(kept))
+    text = write_study(Study.read(runs, ("cola", "two_stage"), (0, 1)), tmp_path / "results", []).read_text()
+    assert "| row | training | reach | push | all | rate | s/plan |" in text
 
 
 def test_the_share_of_what_is_reachable_is_a_ratio_on_the_same_goals(read):
@@ -248,6 +346,7 @@ def test_what_is_missed_is_parted_into_the_costs_and_the_models(runs, tmp_path):
     of = {each["category"]: each for each in summary["of_ceiling"]["two_stage"]}
     assert of["all"]["share"]["estimate"] == pytest.approx((2 + 2) / 2 / 4, abs=1e-4)
     assert of["all"]["instances"] == 8 and of["reach"]["reachable"] == 0.75
+    assert not any("bar" in each for each in (*of.values(), *summary["reachable"]["ceiling"])), "it is the recipes'"
     text = path.read_text()
     assert "| ceiling | - | 3/4 | 1/4 | 4/8 |" in text and "### Of the ceiling" in text
 
@@ -256,6 +355,17 @@ def test_a_share_of_nothing_is_none(tmp_path):
     play(tmp_path, "cola-s0-cem", {"planner": goals("11", "")})
     play(tmp_path, "simulator", {"planner": goals("00", "")})
     assert [each["share"] for each in reachable(Study.read(tmp_path, ("cola",), (0,)), "cola")] == [None]
+
+
+@pytest.mark.parametrize(("mine", "low", "high"), [("11000", 0.3, 1.0), ("00000", 0.0, 0.7)])
+def test_a_share_that_no_resample_varies_has_a_width(tmp_path, mine, low, high):
+    """Two of two reachable goals, or none of two, are no proof."""
+    play(tmp_path, "cola-s0-cem", {"planner": goals(mine, "")})
+    play(tmp_path, "simulator", {"planner": goals("11000", "")})
+    (line,) = reachable(Study.read(tmp_path, ("cola",), (0,)), "cola")
+    expected = wilson(mine.count("1"), 2)
+    assert (line["share"]["low"], line["share"]["high"]) == pytest.approx((expected.low, expected.high))
+    assert line["share"]["low"] >= low and line["share"]["high"] <= high and line["bar"] != "met"
 
 
 @pytest.mark.parametrize(
@@ -276,7 +386,9 @@ def test_the_simulator_has_no_fewer_candidates_than_the_models(config):
         tyro.cli(tyro.conf.OmitArgPrefixes[EvalConfig], args=told[name]) for name in ("play-simulator", "play-cola-s0-cem")
     )
     yardstick = on_yardstick(true, load_manifest(true.manifest))
-    assert yardstick.samples * yardstick.iterations >= play.samples * play.iterations
+    searched = [each.samples * each.iterations / each.replan_every for each in (yardstick, play)]
+    assert searched[0] >= searched[1]
+    assert (yardstick.horizon, yardstick.elite_fraction) == (play.horizon, play.elite_fraction)
 
 
 def evaluated(runs: Path, recipe: str, seed: int, lost: float) -> None:
@@ -302,7 +414,7 @@ def test_what_the_adapter_costs_is_compared_on_the_same_clips(runs, tmp_path):
     assert drops["psnr_10_drop"]["more"]["estimate"] == pytest.approx(0.6)
     assert drops["psnr_10_drop_unsnapped"]["more"]["estimate"] == pytest.approx(0.3)
     assert drops["psnr_10_drop"]["trainings"] == 2 and drops["psnr_10_drop"]["clips"] == 16
-    assert "| two_stage | snapped to codes | 2 | 16 | 0.60 [0.60, 0.60] |" in path.read_text()
+    assert "| two_stage | snapped to codes | 2 | 16 | 0.60 [0.60, 0.60] | shown |" in path.read_text()
     assert "(losses.png)" in path.read_text() and (path.parent / "losses.png").stat().st_size > 5000
 
 
@@ -318,6 +430,35 @@ def test_the_folder_of_results_can_be_compared_again(read, tmp_path, capsys):
         (path.parent / f"{name}_summary.json").write_text(json.dumps({"settings": {"planner": SETTINGS}}))
     compare(path.parent / "cola-s0-cem_summary.json", path.parent / "two_stage-s0-cem_summary.json")
     assert "8 instances of goals" in capsys.readouterr().out
+
+
+def test_rank_correlations_stand_beside_the_ceiling(runs, tmp_path):
+    for name, imagined in (("cola-s0", 0.5), ("two_stage-s0", 0.25)):
+        folder = runs / "correlations" / name
+        folder.mkdir(parents=True)
+        table = [
+            {"category": category, "cost": "distance", "future": future,
+             "correlation": {"estimate": value, "low": value - 0.1, "high": value + 0.1}}
+            for category in ("reach", "push", "all") for future, value in (("imagined", imagined), ("true", 0.8))
+        ] + [{"category": "all", "cost": "pixel", "future": "imagined"}]  # fmt: skip
+        settings = {"plans": 24, "horizon": 4, "manifest": "dev"}
+        (folder / "correlation.json").write_text(json.dumps({"settings": settings, "table": table}))
+    path = write_study(Study.read(runs, ("cola", "two_stage"), (0, 1)), tmp_path / "results", [])
+    text = path.read_text()
+    assert "| cost | true futures | imagined by cola-s0 | imagined by two_stage-s0 |" in text
+    assert "| distance | 0.80 [0.70, 0.90] | 0.50 [0.40, 0.60] | 0.25 [0.15, 0.35] |" in text
+    assert "| pixel | - | - | - |" in text
+    assert set(json.loads((path.parent / "summary.json").read_text())["correlations"]) == {"cola-s0", "two_stage-s0"}
+
+
+def test_commands_of_what_has_not_begun_are_not_told(config, runs, tmp_path):
+    config = replace(config, runs=runs, only=("results",))
+    (runs / "logs").mkdir()
+    for name in ("cola-s0", "play-cola-s0-cem"):
+        (runs / "logs" / f"{name}.json").write_text("[]")
+    study(config)
+    commands = json.loads((config.results / "summary.json").read_text())["commands"]
+    assert len(commands) == 2 and "--recipe cola --loop.seed 0" in commands[0] and "vp2_eval.py" in commands[1]
 
 
 def test_kept_lines_have_five_digits(tmp_path):
