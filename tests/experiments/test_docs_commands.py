@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tyro
@@ -44,7 +45,9 @@ def no_script_runs(monkeypatch) -> None:
     """Every door of a script reads its flags and then raises `Parsed`."""
     read, read_plain = tyro.cli, argparse.ArgumentParser.parse_args
 
-    def cli_only(function: Callable[..., object]) -> None:
+    def cli_only(function: Callable[..., object], **given: Any) -> Any:
+        if given:  # flags within a flag
+            return read(function, **given)
         try:
             read(functools.wraps(function)(lambda *_, **__: None))
         except FileNotFoundError:  # the reader's file, looked for when the flags are read
