@@ -1,0 +1,260 @@
+"""What a study has come to: rates, comparisons, shares of what is reachable, verdicts, and its folder of results."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from colaworld.experiments.compare import compare
+from colaworld.experiments.intervals import exact_mcnemar, wilson
+from colaworld.experiments.study import StudyConfig, study
+from colaworld.experiments.study_page import write_study
+from colaworld.experiments.study_results import Study, comparisons_of, pairs_of, reachable, rows_of
+
+SETTINGS = {"manifest": "goals", "manifest_sha256": "abc", "mujoco": "3.3.2"}
+
+
+def play(runs: Path, name: str, outcomes: dict[str, list[tuple[str, bool]]]) -> None:
+    """Episodes of ``vp2_eval.py``: for each row (category, success) of the instances in order."""
+    folder = runs / "plays" / name
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"rows": {row: SETTINGS for row in outcomes}}))
+    lines = [
+        {
+            "row": row, "instance": number, "seed": 0, "category": category, "success": success, "scene": "s",
+            "best_distance": 0.01 if success else 0.2, "start_distance": 0.3, "plan_seconds": [0.5, 1.5],
+        }
+        for row, episodes in outcomes.items()
+        for number, (category, success) in enumerate(episodes)
+    ]  # fmt: skip
+    (folder / "episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def goals(reach: str, push: str) -> list[tuple[str, bool]]:
+    return [("reach", each == "1") for each in reach] + [("push", each == "1") for each in push]
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    folder = tmp_path / "runs"
+    play(folder, "cola-s0-cem", {"planner": goals("1111", "1100")})
+    play(folder, "cola-s1-cem", {"planner": goals("1110", "1000")})
+    play(folder, "two_stage-s0-cem", {"planner": goals("1000", "1000")})
+    play(folder, "two_stage-s1-cem", {"planner": goals("0100", "1000")})
+    play(folder, "cola-s0-mppi", {"planner": goals("11", "")})
+    play(folder, "simulator", {"planner": goals("1111", "1010")})
+    play(folder, "floors", {"inverse": goals("1000", "0000"), "random": goals("0000", "0000")})
+    return folder
+
+
+@pytest.fixture
+def read(runs: Path) -> Study:
+    return Study.read(runs, ("cola", "two_stage"), (0, 1))
+
+
+def test_rows_have_wilson_intervals_for_each_seed_by_itself(read):
+    rows = {(each["row"], each["planner"], each["seed"], each["category"]): each for each in rows_of(read)}
+    one = rows["cola", "cem", 1, "all"]
+    assert (one["successes"], one["episodes"], one["seconds_per_plan"]) == (4, 8, 1.0)
+    expected = wilson(4, 8)
+    assert one["interval"] == [expected.low, expected.high]
+    assert rows["cola", "mppi", 0, "reach"]["episodes"] == 2
+    assert rows["random", None, None, "push"]["successes"] == 0 and ("expert", None, None, "all") not in rows
+    assert rows["simulator", "cem", None, "all"]["successes"] == 6
+
+
+def test_recipes_are_compared_on_the_same_episodes_seed_by_seed_and_over_seeds(read):
+    found = [each for each in comparisons_of(read) if each["planner"] == "cem"]
+    lines = {(each["second"], each["seed"], each["category"]): each for each in found}
+    first = lines["two_stage", 0, "all"]
+    test = exact_mcnemar([True] * 4 + [True, True, False, False], [True, False, False, False, True, False, False, False])
+    assert (first["only_first"], first["only_second"], first["p_value"]) == (4, 0, test.p_value)
+    assert first["test"] == "exact McNemar" and not first["shown"] and first["needed"] > 8
+    both = lines["two_stage", None, "all"]
+    assert (both["instances"], both["episodes"], both["only_first"]) == (8, 16, 6)
+    assert both["test"] == "sign flips of instances"
+    assert lines["random", None, "all"]["episodes"] == 16, "one set of episodes stands beside each seed"
+    assert both["trainings"] == 2 and first["trainings"] == 1
+    assert len(pairs_of(read, "cola", "inverse", "mppi", (0,))) == 2, "those that both have played"
+
+
+def test_a_recipe_with_fewer_trainings_is_compared_in_those(runs, tmp_path):
+    play(runs, "real_actions-s0-cem", {"planner": goals("1111", "1111")})
+    study = Study.read(runs, ("cola", "two_stage", "real_actions"), (0, 1))
+    found = [each for each in comparisons_of(study) if each["planner"] == "cem"]
+    lines = {(each["first"], each["second"], each["seed"]) for each in found}
+    assert ("two_stage", "real_actions", 0) in lines and ("cola", "two_stage", None) in lines
+    assert ("cola", "real_actions", None) not in lines, "one training is no average"
+    assert {each["trainings"] for each in reachable(study, "real_actions")} == {1}
+    text = write_study(study, tmp_path / "results", []).read_text()
+    assert "trainings: cola with seeds 0, 1; two_stage with seeds 0, 1; real_actions with seeds 0." in text
+    assert "| cem | cola | real_actions | 0 | all |" in text and "| cem | cola | two_stage | all 2 | reach |" in text
+
+
+def test_plays_that_have_no_goal_in_common_yet_are_left_out(runs):
+    folder = runs / "plays" / "two_stage-s0-cem"
+    lines = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
+    (folder / "episodes.jsonl").write_text("".join(json.dumps({**line, "instance": 99}) + "\n" for line in lines))
+    study = Study.read(runs, ("cola", "two_stage"), (0, 1))
+    found = {each["seed"] for each in comparisons_of(study) if each["second"] == "two_stage"}
+    assert found == {1}
+
+
+def test_a_line_that_is_being_written_does_not_count(runs, tmp_path):
+    path = runs / "plays" / "cola-s0-cem" / "episodes.jsonl"
+    path.write_text(path.read_text()[:-9])
+    page = write_study(Study.read(runs, ("cola", "two_stage"), (0, 1)), tmp_path / "results", [])
+    assert len((page.parent / "cola-s0-cem_episodes.jsonl").read_text().splitlines()) == 7
+
+
+def test_the_last_column_is_of_all_categories(runs, tmp_path):
+    """Even where the first row has not got to one of them."""
+    path = runs / "plays" / "cola-s0-cem" / "episodes.jsonl"
+    kept = [line for line in path.read_text().splitlines(keepends=True) if '"reach"' in line]
+    path.write_text("".join(kept))
+    text = write_study(Study.read(runs, ("cola", "two_stage"), (0, 1)), tmp_path / "results", []).read_text()
+    assert "| row | training | reach | push | all | rate | s/plan |" in text
+
+
+def test_the_share_of_what_is_reachable_is_a_ratio_on_the_same_goals(read):
+    found = {each["category"]: each for each in reachable(read, "cola")}
+    assert found["reach"]["reachable"] == 1.0 and found["reach"]["share"]["estimate"] == pytest.approx(7 / 8)
+    push = found["push"]  # the simulator reached two of four, cola-s0 two and cola-s1 one
+    assert push["share"]["estimate"] == pytest.approx(0.375 / 0.5)
+    assert found["all"]["share"]["estimate"] == pytest.approx((4 / 8 + 6 / 8) / 2 / (6 / 8))
+    assert 0 <= push["share"]["low"] <= push["share"]["estimate"] <= push["share"]["high"]
+    alone = {each["category"]: each for each in reachable(replace(read, recipes=("cola", "two_stage")), "two_stage")}
+    assert alone["all"]["share"]["estimate"] < found["all"]["share"]["estimate"]
+
+
+def test_what_is_missed_is_parted_into_the_costs_and_the_models(runs, tmp_path):
+    """True futures with the planners' own cost reach four of the six goals that true distances reach."""
+    play(runs, "ceiling", {"planner": goals("1110", "1000")})
+    study = Study.read(runs, ("cola", "two_stage"), (0, 1))
+    path = write_study(study, tmp_path / "results", [])
+    summary = json.loads((path.parent / "summary.json").read_text())
+    shares = {each["category"]: each["share"] for each in summary["reachable"]["ceiling"]}
+    assert shares["all"]["estimate"] == pytest.approx(4 / 6, abs=1e-4)
+    of = {each["category"]: each for each in summary["of_ceiling"]["two_stage"]}
+    assert of["all"]["share"]["estimate"] == pytest.approx((2 + 2) / 2 / 4, abs=1e-4)
+    assert of["all"]["instances"] == 8 and of["reach"]["reachable"] == 0.75
+    assert not any("bar" in each for each in (*of.values(), *summary["reachable"]["ceiling"])), "it is the recipes'"
+    text = path.read_text()
+    assert "| ceiling | - | 3/4 | 1/4 | 4/8 |" in text and "### Of the ceiling" in text
+
+
+def test_a_share_of_nothing_is_none(tmp_path):
+    play(tmp_path, "cola-s0-cem", {"planner": goals("11", "")})
+    play(tmp_path, "simulator", {"planner": goals("00", "")})
+    assert [each["share"] for each in reachable(Study.read(tmp_path, ("cola",), (0,)), "cola")] == [None]
+
+
+@pytest.mark.parametrize(("mine", "low", "high"), [("11000", 0.3, 1.0), ("00000", 0.0, 0.7)])
+def test_a_share_that_no_resample_varies_has_a_width(tmp_path, mine, low, high):
+    """Two of two reachable goals, or none of two, are no proof."""
+    play(tmp_path, "cola-s0-cem", {"planner": goals(mine, "")})
+    play(tmp_path, "simulator", {"planner": goals("11000", "")})
+    (line,) = reachable(Study.read(tmp_path, ("cola",), (0,)), "cola")
+    expected = wilson(mine.count("1"), 2)
+    assert (line["share"]["low"], line["share"]["high"]) == pytest.approx((expected.low, expected.high))
+    assert line["share"]["low"] >= low and line["share"]["high"] <= high and line["bar"] != "met"
+
+
+@pytest.mark.parametrize(
+    ("mine", "bar"), [("11111", "not shown"), ("1" * 200, "met"), ("00000", "missed"), ("0" * 9 + "1", "missed")]
+)
+def test_the_bar_is_met_by_the_whole_interval_or_not_at_all(tmp_path, mine, bar):
+    """Five of five are no proof: a share that resampling cannot vary has the interval of a rate."""
+    play(tmp_path, "cola-s0-cem", {"planner": goals(mine, "")})
+    play(tmp_path, "simulator", {"planner": goals("1" * len(mine), "")})
+    (line,) = reachable(Study.read(tmp_path, ("cola",), (0,)), "cola")
+    assert line["bar"] == bar and line["share"]["low"] < line["share"]["high"]
+
+
+def evaluated(runs: Path, recipe: str, seed: int, lost: float) -> None:
+    """An evaluation whose PSNR ten steps on loses ``lost`` dB through the adapter, and twice that snapped to codes."""
+    clips = np.random.default_rng(seed).normal(20, 2, 16)
+    found = {
+        name: {"video": {"10": {"psnr": list(clips - share * lost)}}}
+        for name, share in (("idm", 0), ("adapter", 1), ("adapter_codes", 2))
+    }
+    folder = runs / f"{recipe}-s{seed}"
+    folder.mkdir(exist_ok=True)
+    (folder / "evaluation.json").write_text(json.dumps({"clips": 16, "budget": {}, **found}))
+    lines = [{"stage": "joint", "total_step": step, "loss": 1 / step} for step in (1, 2, 3)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_what_the_adapter_costs_is_compared_on_the_same_clips(runs, tmp_path):
+    for seed in (0, 1):
+        evaluated(runs, "cola", seed, 0.5)
+        evaluated(runs, "two_stage", seed, 0.8)
+    path = write_study(Study.read(runs, ("cola", "two_stage"), (0, 1)), tmp_path / "results", [])
+    drops = {each["measure"]: each for each in json.loads((path.parent / "summary.json").read_text())["drops"]}
+    assert drops["psnr_10_drop"]["more"]["estimate"] == pytest.approx(0.6)
+    assert drops["psnr_10_drop_unsnapped"]["more"]["estimate"] == pytest.approx(0.3)
+    assert drops["psnr_10_drop"]["trainings"] == 2 and drops["psnr_10_drop"]["clips"] == 16
+    assert "| two_stage | snapped to codes | 2 | 16 | 0.60 [0.60, 0.60] | shown |" in path.read_text()
+    assert "(losses.png)" in path.read_text() and (path.parent / "losses.png").stat().st_size > 5000
+
+
+def test_the_folder_of_results_can_be_compared_again(read, tmp_path, capsys):
+    path = write_study(read, tmp_path / "results", ["python experiments/one.py", "python experiments/two.py"])
+    text = path.read_text()
+    for said in ("## CEM", "## MPPI", "| cola | 0 | 4/4 | 2/4 | 6/8 |", "not shown", "97.7 %", "python experiments/two.py"):
+        assert said in text, said
+    summary = json.loads((path.parent / "summary.json").read_text())
+    assert {"row", "planner", "category", "seed", "successes", "episodes", "interval"} <= set(summary["rows"][0])
+    assert summary["manifest_sha256"] == "abc" and summary["models"] == []
+    for name in ("cola-s0-cem", "two_stage-s0-cem"):
+        (path.parent / f"{name}_summary.json").write_text(json.dumps({"settings": {"planner": SETTINGS}}))
+    compare(path.parent / "cola-s0-cem_summary.json", path.parent / "two_stage-s0-cem_summary.json")
+    assert "8 instances of goals" in capsys.readouterr().out
+
+
+def test_rank_correlations_stand_beside_the_ceiling(runs, tmp_path):
+    for name, imagined in (("cola-s0", 0.5), ("two_stage-s0", 0.25)):
+        folder = runs / "correlations" / name
+        folder.mkdir(parents=True)
+        table = [
+            {"category": category, "cost": "distance", "future": future,
+             "correlation": {"estimate": value, "low": value - 0.1, "high": value + 0.1}}
+            for category in ("reach", "push", "all") for future, value in (("imagined", imagined), ("true", 0.8))
+        ] + [{"category": "all", "cost": "pixel", "future": "imagined"}]  # fmt: skip
+        settings = {"plans": 24, "horizon": 4, "manifest": "dev"}
+        (folder / "correlation.json").write_text(json.dumps({"settings": settings, "table": table}))
+    path = write_study(Study.read(runs, ("cola", "two_stage"), (0, 1)), tmp_path / "results", [])
+    text = path.read_text()
+    assert "| cost | true futures | imagined by cola-s0 | imagined by two_stage-s0 |" in text
+    assert "| distance | 0.80 [0.70, 0.90] | 0.50 [0.40, 0.60] | 0.25 [0.15, 0.35] |" in text
+    assert "| pixel | - | - | - |" in text
+    assert set(json.loads((path.parent / "summary.json").read_text())["correlations"]) == {"cola-s0", "two_stage-s0"}
+
+
+def test_kept_lines_have_five_digits(tmp_path):
+    play(tmp_path, "cola-s0-cem", {"planner": goals("10", "")})
+    whole = tmp_path / "plays" / "cola-s0-cem" / "episodes.jsonl"
+    whole.write_text(whole.read_text().replace("0.3,", "0.123456789,").replace("0.2,", "1234567.8,"))
+    write_study(Study.read(tmp_path, ("cola",), (0,)), tmp_path / "results", [])
+    kept = [json.loads(line) for line in (tmp_path / "results" / "cola-s0-cem_episodes.jsonl").read_text().splitlines()]
+    assert [each["start_distance"] for each in kept] == [0.12346, 0.12346] and kept[1]["best_distance"] == 1234600.0
+    assert kept[0]["success"] is True and kept[0]["instance"] == 0
+
+
+def test_episodes_of_other_goals_are_refused(read, runs, tmp_path):
+    other = runs / "plays" / "two_stage-s1-cem" / "run.json"
+    other.write_text(json.dumps({"rows": {"planner": SETTINGS | {"manifest": "others", "manifest_sha256": "d"}}}))
+    with pytest.raises(ValueError, match="episodes of different manifests"):
+        write_study(Study.read(runs, ("cola", "two_stage"), (0, 1)), tmp_path / "results", [])
+
+
+def test_commands_of_what_has_not_begun_are_not_told(runs, tmp_path):
+    config = StudyConfig(data=(tmp_path,), runs=runs, results=tmp_path / "results", only=("results",))
+    (runs / "logs").mkdir()
+    for name in ("cola-s0", "play-cola-s0-cem"):
+        (runs / "logs" / f"{name}.json").write_text("[]")
+    study(config)
+    commands = json.loads((config.results / "summary.json").read_text())["commands"]
+    assert len(commands) == 2 and "--recipe cola --loop.seed 0" in commands[0] and "vp2_eval.py" in commands[1]
