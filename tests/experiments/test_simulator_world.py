@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,18 +119,23 @@ def test_latents_of_true_frames_are_the_codecs(reaching_env) -> None:
     assert world.encode(frame + 4).item() == 2.0 and world.decode(torch.tensor([[0.25]])).mean() == 0.25
 
 
-def test_true_rollouts_can_be_judged_by_a_learned_cost(reaching_env, tmp_path) -> None:
-    """Through the codec and the goal models of a trained system, which the results are bound to."""
-    reaching_env.reset(options={"instance": 0})
+def planned(env, objective: str, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """An episode of a small search in true futures: its line, and what it says it depends on."""
+    env.reset(options={"instance": 0})
     config = EvalConfig(
-        world="simulator", objective="distance", yardstick=False, instances=(0,), rows=("planner",), samples=8,
+        world="simulator", objective=objective, yardstick=False, instances=(0,), rows=("planner",), samples=8,
         iterations=1, horizon=2, replan_every=2, max_steps=4, simulator_workers=2, pictures=False,
     )  # fmt: skip
-    tasks = LiberoGoalTasks(reaching_env.manifest, max_steps=4, env=reaching_env)
-    evaluate(config, tasks, lambda: world_of(config), tmp_path / "out")
-    record = json.loads((tmp_path / "out" / "episodes.jsonl").read_text())
+    tasks = LiberoGoalTasks(env.manifest, max_steps=4, env=env)
+    evaluate(config, tasks, lambda: world_of(config), folder)
+    (line,) = (folder / "episodes.jsonl").read_text().splitlines()
+    return json.loads(line), json.loads((folder / "run.json").read_text())["rows"]["planner"]
+
+
+def test_true_rollouts_can_be_judged_by_a_learned_cost(reaching_env, tmp_path) -> None:
+    """Through the codec and the goal models of a trained system, which the results are bound to."""
+    record, settings = planned(reaching_env, "distance", tmp_path / "out")
     assert record["best_distance"] < record["start_distance"]
-    settings = json.loads((tmp_path / "out" / "run.json").read_text())["rows"]["planner"]
     shipped = load_world(goal_models=usual_goal_models(None, "tiny"))
     assert (settings["world"], settings["checkpoint"]) == ("simulator", shipped.checkpoint)
     assert settings["goal_models"]["distance"] == shipped.goal_hashes["distance"]
@@ -136,16 +143,7 @@ def test_true_rollouts_can_be_judged_by_a_learned_cost(reaching_env, tmp_path) -
 
 def test_an_evaluation_plans_with_true_rollouts(reaching_env, tmp_path) -> None:
     """Two processes, true futures, the simulator's own distance: even a small search gets nearer."""
-    reaching_env.reset(options={"instance": 0})
-    config = EvalConfig(
-        world="simulator", objective="state", yardstick=False, instances=(0,), rows=("planner",), samples=8,
-        iterations=1, horizon=2, replan_every=2, max_steps=4, simulator_workers=2, pictures=False,
-    )  # fmt: skip
-    tasks = LiberoGoalTasks(reaching_env.manifest, max_steps=4, env=reaching_env)
-    evaluate(config, tasks, lambda: world_of(config), tmp_path / "out")
-    (line,) = (tmp_path / "out" / "episodes.jsonl").read_text().splitlines()
-    record = json.loads(line)
+    record, settings = planned(reaching_env, "state", tmp_path / "out")
     assert record["steps"] == 4 and len(record["plan_seconds"]) == 2, "no zero action first, a plan for every two steps"
     assert record["best_distance"] < record["start_distance"]
-    settings = json.loads((tmp_path / "out" / "run.json").read_text())["rows"]["planner"]
     assert (settings["world"], settings["checkpoint"], settings["objective"]) == ("simulator", "simulator", "state")
