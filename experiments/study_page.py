@@ -116,6 +116,7 @@ def page(summary: Mapping[str, Any], study: Study, *, pictures: Sequence[str]) -
                 (each["recipe"], each["seed"], *(_number(each[name]) for name in MODEL_COLUMNS))
                 for each in summary["models"]
             ],
+            none="Has not been evaluated.",
         ),
         "What the adapter costs against what it costs `" + first + "`: how much more PSNR ten steps on is lost from the "
         "IDM's codes to the adapter's answers, trainings averaged, over clips (above 0: `" + first + "` loses less).",

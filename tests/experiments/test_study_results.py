@@ -207,7 +207,7 @@ def test_the_folder_of_results_can_be_compared_again(read, tmp_path, capsys):
         assert said in text, said
     summary = json.loads((path.parent / "summary.json").read_text())
     assert {"row", "planner", "category", "seed", "successes", "episodes", "interval"} <= set(summary["rows"][0])
-    assert summary["manifest_sha256"] == "abc" and summary["models"] == []
+    assert summary["manifest_sha256"] == "abc" and summary["models"] == [] and "Has not been evaluated." in text
     for name in ("cola-s0-cem", "two_stage-s0-cem"):
         (path.parent / f"{name}_summary.json").write_text(json.dumps({"settings": {"planner": SETTINGS}}))
     compare(path.parent / "cola-s0-cem_summary.json", path.parent / "two_stage-s0-cem_summary.json")
