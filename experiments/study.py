@@ -30,6 +30,7 @@ import tyro
 
 from colaworld.adapters.goal_models import DESCRIPTION
 from colaworld.adapters.system import load_system
+from colaworld.envs.encoded import INDEX
 from colaworld.envs.manifest import load_manifest
 from colaworld.experiments.cli import main
 from colaworld.experiments.goal_settings import EvalConfig, on_yardstick, parts_of_planner
@@ -40,8 +41,10 @@ from colaworld.experiments.study_page import write_study
 from colaworld.experiments.study_results import (
     BASE,
     CEILING,
+    CODEC,
     CORRELATION,
     CORRELATIONS,
+    ENCODED,
     FLOORS,
     SIMULATOR,
     Study,
@@ -100,6 +103,9 @@ class StudyConfig:
     cost: str = ""
     """Flags of the cost that all searches share, with a learned model and in the simulator: --cost="--objective
     distance"."""
+    encoded: bool = False
+    """Encode the data once with the trained codec (experiments/encode_latents.py): all later stages then learn from
+    latents, without a shift, and spare themselves the codec at every step."""
     only: tuple[Part, ...] = ("train", "play", "results")
     """Which parts to do."""
     workers: int = 2
@@ -130,15 +136,27 @@ class StudyConfig:
         """Codec and action-free video model, the recipes from these, and goal models, which also learn from what their
         own system imagines."""
         data = ("--data", *map(str, self.data))
-        base = self.runs / BASE
-        first = self._training(
-            BASE, "--from-scratch", "--stages", "codec", "pretrain", *shlex.split(self.base_training)
-        )
+        base, encoded, said = self.runs / BASE, self.runs / ENCODED, shlex.split(self.base_training)
+        first = [self._training(BASE, "--from-scratch", "--stages", "codec", "pretrain", *said, *data, to="pretrain")]
+        seen = data
+        if self.encoded:
+            codec, seen = self.runs / CODEC, ("--data", str(encoded))
+            pretrain = ("--init", str(codec / "system"), "--stages", "pretrain", *said, *seen)
+            first = [
+                self._training(CODEC, "--from-scratch", "--stages", "codec", *said, *data, to="codec"),
+                Step(
+                    name=ENCODED,
+                    command=_script("encode_latents", "--init", codec, *data, "--out", encoded),
+                    left=(encoded / INDEX).is_file,
+                    after=(CODEC,),
+                ),
+                self._training(BASE, *pretrain, to="pretrain", after=(ENCODED,)),
+            ]
         recipes = [
             self._training(
                 f"{recipe}-s{seed}",
                 *("--recipe", recipe, "--loop.seed", str(seed), "--init", str(base / "system")),
-                *shlex.split(self.training),
+                *(*shlex.split(self.training), *seen),
                 after=(BASE,),
             )
             for seed in self.seeds
@@ -158,13 +176,14 @@ class StudyConfig:
                 after=(run.name,),
             )
             goals += [step] if names else []
-        return [first, *recipes, *goals]
+        return [*first, *recipes, *goals]
 
-    def _training(self, name: str, *flags: str, after: tuple[str, ...] = ()) -> Step:
+    def _training(self, name: str, *flags: str, after: tuple[str, ...] = (), to: str | None = None) -> Step:
+        """A run of ``train_world_model.py``: of a recipe, or alone on all cores ``to`` a stage that recipes need."""
         out = self.runs / name
-        command = _script("train_world_model", "--preset", self.preset, *flags, "--data", *self.data, "--out", out)
-        if name == BASE:
-            return Step(name=name, command=command, left=lambda: trained_to(out / "system") == "pretrain", alone=True)
+        command = _script("train_world_model", "--preset", self.preset, *flags, "--out", out)
+        if to is not None:
+            return Step(name=name, command=command, left=lambda: trained_to(out / "system") == to, after=after, alone=True)
         return Step(name=name, command=command, left=(out / "evaluation.json").is_file, after=after)
 
     def plays(self) -> list[Step]:

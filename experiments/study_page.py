@@ -16,7 +16,7 @@ from colaworld.experiments.episode_log import read_lines, write_json, write_text
 from colaworld.experiments.reproduce_measures import COLLAPSE
 from colaworld.experiments.reproduce_plots import worst_curve
 from colaworld.experiments.reproduce_store import read_curves, rounded
-from colaworld.experiments.study_results import BASE, Study, summary_of
+from colaworld.experiments.study_results import BASE, CODEC, Study, summary_of
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -336,7 +336,9 @@ def draw_curves(study: Study, path: Path) -> bool:
 def draw_losses(study: Study, path: Path) -> bool:
     """The training loss of codec and action-free video model, and of every recipe and seed, a colour for each stage;
     False when there is nothing to draw."""
-    runs = {BASE: "codec and action-free video model"}
+    runs = {CODEC: "codec", BASE: "action-free video model"}
+    if not (study.runs / CODEC).is_dir():
+        runs = {BASE: "codec and action-free video model"}
     runs |= {f"{recipe}-s{seed}": f"{recipe}, seed {seed}" for recipe in study.recipes for seed in study.seeds}
     found = {title: losses for name, title in runs.items() if (losses := _losses(study.runs / name / "metrics.jsonl"))}
     if not found:

@@ -27,7 +27,8 @@ from colaworld.experiments.report import by_category, success_table
 from colaworld.experiments.reproduce_measures import COLLAPSE, PROBE, PROBE_CONSTANT, Measure, drop, health, video
 
 PLANNERS = ("cem", "mppi")
-BASE, FLOORS, SIMULATOR, CEILING = "base", "floors", "simulator", "ceiling"
+BASE, CODEC, ENCODED = "base", "codec", "encoded"
+FLOORS, SIMULATOR, CEILING = "floors", "simulator", "ceiling"
 CORRELATIONS, CORRELATION = "correlations", "correlation.json"
 BAR = 0.977
 """Of what is reachable: the paper's figure for goal reaching on LIBERO (43 of 44)."""

@@ -29,6 +29,7 @@ from colaworld.models.checkpointed import Checkpointed
 
 BACKBONES = {
     "own": ("colaworld.models.video_transformer", "VideoTransformer"),
+    "conv": ("colaworld.models.conv_backbone", "ConvBackbone"),
     "opensora": ("colaworld.models.stdit3", "STDiT3"),
     "wan": ("colaworld.models.wan", "WanBackbone"),
     "ltx": ("colaworld.models.ltx", "LTXBackbone"),
@@ -62,6 +63,8 @@ class Backbone(Protocol):
     rows: int
     columns: int
     """Tokens a frame: P = rows x columns."""
+    remembers_frames: bool
+    """Whether what is remembered of a clean frame is the frame, and ``remember`` runs no network."""
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -99,6 +102,8 @@ class CausalFrames(Checkpointed):
     """Most of a ``Backbone``, for a module with ``config``, whose ``forward`` is ``Backbone.forward`` and runs its
     blocks through ``_run``.
     """
+
+    remembers_frames = False
 
     def _lay_out(self, height: int, width: int, patch: int) -> None:
         """``rows`` and ``columns`` of latents ``height`` x ``width``. ValueError where they do not divide."""

@@ -4,7 +4,7 @@
   which joins the cache on the way, and the noised next frame, for guidance twice, with its action and without. So a
   frame costs ``steps`` passes, not ``steps + 1`` (twice that with guidance), and the last one is never remembered.
   Exactly the same sums, since the mask says who sees whom: no clean frame sees a noised one, and clean frames carry no
-  action.
+  action. A backbone whose memory is the frames themselves is spared the clean one.
 - Keys and values are written in place into room for the whole roll-out (``StaticCache``), under a mask. A pass has the
   same shapes at every frame, so with ``compile`` there are two graphs for each batch size, with and without the clean
   frame, and on a GPU each is one CUDA graph.
@@ -171,6 +171,9 @@ class Engine(Imagination):
         parts = [None if part is None else part[:, -1:] for part in self._modulations(actions)]
         modulation = None if self.conditioner is None else torch.cat(parts, dim=1)
         unremembered = [recent[:, -1:]] if step > 0 else []
+        if unremembered and self.video.remembers_frames:
+            clean = _filled(unremembered.pop().to(self.dtype), room.batch)
+            self.video.remember(clean, room.at(positions[:1] - 1))
 
         def velocity(x: Tensor, time: Tensor) -> Tensor:
             noised = x.expand(-1, branches, -1, -1, -1)

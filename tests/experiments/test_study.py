@@ -12,6 +12,7 @@ import tyro
 
 from colaworld.envs.manifest import load_manifest
 from colaworld.experiments.cost_correlation import CorrelationConfig
+from colaworld.experiments.encode_latents import EncodeConfig
 from colaworld.experiments.goal_settings import EvalConfig, on_yardstick
 from colaworld.experiments.study import GOAL_MODEL_NAMES, StudyConfig, shown, study
 from colaworld.experiments.study_steps import Step
@@ -90,6 +91,21 @@ def test_what_a_step_waits_for(config):
     assert "goals-two_stage-s1" not in plain and "goals-cola-s0" in plain
     first = {each.name: each for each in replace(config, recipes=("real_actions", "cola")).trainings()}
     assert "inverse" not in first["goals-real_actions-s0"].command, "there are no codes to act on"
+
+
+def test_data_are_encoded_once_where_asked(config):
+    steps = {each.name: each for each in replace(config, encoded=True).trainings()}
+    assert [*steps][:4] == ["codec", "encoded", "base", "cola-s0"]
+    told = {name: each.command[2:] for name, each in steps.items()}
+    codec, base, cola = (tyro.cli(TrainConfig, args=told[name]) for name in ("codec", "base", "cola-s0"))
+    encode = tyro.cli(EncodeConfig, args=told["encoded"])
+    assert codec.run_stages() == ("codec",) and codec.data == encode.data == config.data
+    assert encode.init == codec.out and encode.out.name == "encoded"
+    assert base.run_stages() == ("pretrain",) and base.init == codec.out / "system" and base.codec.steps == 5
+    assert base.data == cola.data == (encode.out,) and cola.init == base.out / "system"
+    assert [steps[name].after for name in ("encoded", "base", "cola-s0")] == [("codec",), ("encoded",), ("base",)]
+    words = told["goals-cola-s0"]
+    assert words[words.index("--data") + 1] == str(config.data[0]), "goal models read the pictures"
 
 
 @pytest.mark.parametrize(
