@@ -21,6 +21,7 @@ import torch
 from diffusers.utils import PushToHubMixin
 from safetensors import SafetensorError
 
+from colaworld.adapters import SHIPPED_PRESET
 from colaworld.adapters.action_adapter import ActionAdapter
 from colaworld.adapters.hub import PREFIX, located
 from colaworld.models.action_conditioner import ActionConditioner
@@ -137,7 +138,7 @@ class ColaSystem(PushToHubMixin):
         return load_system(source, device=device)
 
 
-def weights_path(preset: str, name: str = "cola") -> Path:
+def weights_path(preset: str = SHIPPED_PRESET, name: str = "cola") -> Path:
     """Where the weights that ship with the package lie: ``name`` is ``"cola"`` (whole system) or ``"pretrained"``
     (action-free).
     """

@@ -268,7 +268,7 @@ def adapter_choices(
         seed: of fresh weights, batches and windows.
         out: the JSON file.
     """
-    folder = system_folder(run) if run else weights_path("tiny")
+    folder = system_folder(run) if run else weights_path()
     system = load_system(folder)
     if system.inverse_dynamics is None or system.bottleneck is None:
         info = system.info

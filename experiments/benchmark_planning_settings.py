@@ -9,12 +9,18 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from colaworld.adapters import SHIPPED_PRESET
 from colaworld.experiments.benchmark_planning_timing import ClockName, Stopwatch
 from colaworld.experiments.presets import PresetName
 from colaworld.models.engine import EngineConfig
 from colaworld.models.flow import SamplerConfig
 
-PLANS: dict[str, tuple[int, int, int]] = {"tiny": (64, 2, 6), "small": (256, 3, 8), "nano": (8, 2, 3)}
+PLANS: dict[str, tuple[int, int, int]] = {
+    "tiny": (64, 2, 6),
+    "tiny_conv": (64, 2, 6),
+    "small": (256, 3, 8),
+    "nano": (8, 2, 3),
+}
 """Samples, iterations and horizon of a preset's plan, where the flags do not say."""
 TRIVIAL_PLAN = (256, 5, 8)
 """The same, of plans in the trivial world."""
@@ -40,8 +46,8 @@ class BenchmarkConfig:
     own cost beside other people's; success against seconds per plan."""
     json: Path | None = None
     """Write all numbers here too, after each part."""
-    preset: PresetName = "tiny"
-    """Sizes of the networks, and with tiny the weights that ship; random ones where there are none."""
+    preset: PresetName = SHIPPED_PRESET
+    """Sizes of the networks, and of the one that ships its weights; random ones where there are none."""
     run: Path | None = None
     """Folder of a training run or of a trained system instead."""
     data: tuple[Path, ...] = ()

@@ -27,6 +27,7 @@ from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
+from colaworld.adapters import SHIPPED_PRESET
 from colaworld.adapters.goal_models import GoalModels, load_goal_models
 from colaworld.envs.manifest import Manifest, check_development, load_manifest
 from colaworld.experiments.batches import derived_seed
@@ -53,7 +54,7 @@ class CorrelationConfig:
     shipped ones on which results are reported are refused."""
     run: Path | None = None
     """Folder of a training run or of a trained system; the weights that ship when not given."""
-    preset: str = "tiny"
+    preset: str = SHIPPED_PRESET
     """Which of the presets' shipped weights; not used with --run."""
     goal_models: Path | None = None
     """Folder of train_goal_models.py; those beside --run, or that ship, when not given. Without any only the costs that

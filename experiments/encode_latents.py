@@ -91,7 +91,7 @@ def encode(config: EncodeConfig, *, part: int = 0, parts: int = 1, device: torch
     ValueError before any work when ``--out`` holds something else, and when the codec takes other frames or makes no
     latents of single ones.
     """
-    folder = system_folder(config.init) if config.init else weights_path("tiny", "pretrained")
+    folder = system_folder(config.init) if config.init else weights_path(name="pretrained")
     system = load_system(folder, device=device)
     codec, info = system.codec, system.info
     compressed_time(codec, CONTEXT_FRAMES)

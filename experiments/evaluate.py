@@ -45,7 +45,7 @@ def evaluate_system(
         evaluation: what probe and locator are fitted on.
         video: feature networks of LPIPS and FVD.
     """
-    folder = system_folder(run) if run else weights_path("tiny")
+    folder = system_folder(run) if run else weights_path()
     system = load_system(folder)
     if "conditioner" not in RECIPES[system.info.recipe].trained_by(system.info.stage):
         raise ValueError(f"{folder} has only been trained to stage {system.info.stage!r}: it takes no actions yet")

@@ -96,7 +96,7 @@ def few_step_curve(
         config: what is imagined.
         video: the Frechet distance's features.
     """
-    folders = [system_folder(run) for run in runs] or [weights_path("tiny")]
+    folders = [system_folder(run) for run in runs] or [weights_path()]
     systems = [load_system(folder) for folder in folders]
     check_comparable(folders, systems)
     clips = ClipDataset(

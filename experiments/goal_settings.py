@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from colaworld.adapters import SHIPPED_PRESET
 from colaworld.envs.manifest import Manifest
 from colaworld.experiments.goal_planners import PlannerName, code_prior, make_planner, search_prior
 from colaworld.experiments.plug_in import is_spec
@@ -76,7 +77,7 @@ class EvalConfig:
     """Processes that each --world simulator rolls candidates out in."""
     run: Path | None = None
     """Folder of a training run or of a trained system, or hub:OWNER/NAME; the weights that ship when not given."""
-    preset: str = "tiny"
+    preset: str = SHIPPED_PRESET
     """Which of the presets' shipped weights; not used with --run."""
     manifest: str | None = None
     """Goal instances: a shipped manifest's name or a path; the default manifest when not given."""

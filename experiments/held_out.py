@@ -227,7 +227,7 @@ def held_out(
         out: folder for ``held_out.json`` and the strips.
         config: how many clips, which, and how many are drawn.
     """
-    system = load_system(system_folder(run) if run else weights_path("tiny"))
+    system = load_system(system_folder(run) if run else weights_path())
     length = CONTEXT_FRAMES + max(HORIZONS)
     clips = ClipDataset(data or (starter_path(),), length=length, split="validation", options=source)
     if system.info.stage == "adapter":

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from colaworld.adapters import SHIPPED_PRESET
 from colaworld.adapters.goal_models import FOLDER, codec_digest, load_goal_models, save_goal_model
 from colaworld.adapters.system import load_system, weights_path
 from colaworld.experiments.cli import main
@@ -17,7 +18,7 @@ LIMIT_MIB = 1.5
 
 
 def package_goal_models(
-    *, goal_models: Path, preset: str = "tiny", limit_mib: float = LIMIT_MIB, out: Path | None = None
+    *, goal_models: Path, preset: str = SHIPPED_PRESET, limit_mib: float = LIMIT_MIB, out: Path | None = None
 ) -> None:
     """Write ``<weights>/goal_models``, or ``out``.
 

@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from colaworld.adapters import SHIPPED_PRESET
 from colaworld.experiments.provenance import file_hash
 from colaworld.planning.protocols import World
 
@@ -36,7 +37,7 @@ class LoadedWorld:
 def load_world(
     path: Path | None = None,
     *,
-    preset: str = "tiny",
+    preset: str = SHIPPED_PRESET,
     device: str = "cpu",
     steps: int = 1,
     std: float = 0.0,

@@ -28,6 +28,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from colaworld.adapters import SHIPPED_PRESET
 from colaworld.adapters.goal_models import DESCRIPTION
 from colaworld.adapters.system import load_system
 from colaworld.envs.encoded import INDEX
@@ -71,7 +72,7 @@ class StudyConfig:
 
     data: tuple[Path, ...]
     """What everything is trained on: recordings (experiments/collect.py)."""
-    preset: PresetName = "tiny"
+    preset: PresetName = SHIPPED_PRESET
     """Sizes of the models."""
     recipes: tuple[RecipeName, ...] = ("cola", "two_stage", "real_actions")
     """What is compared; the first is compared with each of the others and with the simulator."""

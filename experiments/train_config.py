@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from colaworld.adapters import SHIPPED_PRESET
 from colaworld.adapters.action_adapter import AdapterKind
 from colaworld.envs.demos import SourceOptions
 from colaworld.envs.whole_file import whole_file
@@ -43,7 +44,7 @@ class TrainConfig:
     """Expected shares of the clips in a batch, one number for each of --data (3 1: three quarters and one); default:
     every clip of all is drawn alike."""
     source: SourceOptions = SourceOptions()
-    preset: PresetName = "tiny"
+    preset: PresetName = SHIPPED_PRESET
     """Sizes of the parts, and the defaults of other flags."""
     recipe: RecipeName = "cola"
     """What learns when, and from which gradients; all spend --warmup.steps + --joint.steps before the adapter."""
@@ -173,9 +174,9 @@ def preset_defaults(name: PresetName) -> TrainConfig:
 def named_preset(arguments: Sequence[str]) -> PresetName:
     """Which preset a command line names, before it is read: the others' defaults depend on it."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--preset", default=SHIPPED_PRESET)
     named = parser.parse_known_args(list(arguments))[0].preset
-    return named if named in PRESETS else "tiny"  # one that is not there is refused with the other flags
+    return named if named in PRESETS else SHIPPED_PRESET  # one that is not there is refused with the other flags
 
 
 def check_weights(weights: Sequence[float], sources: int) -> None:

@@ -88,7 +88,7 @@ class FewStepSystem(ColaSystem):
 
 def distil(config: Annotated[FewStepConfig, tyro.conf.arg(name="")]) -> None:
     """Distil, and say where the system is."""
-    folder = system_folder(config.run) if config.run else weights_path("tiny")
+    folder = system_folder(config.run) if config.run else weights_path()
     teacher = load_teacher(folder)
     clips = training_clips(config, teacher, folder, split="train")
     held_out = training_clips(config, teacher, folder, split="validation")

@@ -236,7 +236,7 @@ def train_goal_models(
         seed: of fresh weights and of what is drawn.
         out: results folder; goal_models in the run's when not given, runs/goal_models for the shipped weights.
     """
-    folder = system_folder(run) if run else weights_path("tiny")
+    folder = system_folder(run) if run else weights_path()
     out = out or (goal_models_beside(run) if run else Path("runs") / FOLDER)
     system = load_system(folder, device=device)
     codec = codec_digest(system.codec)

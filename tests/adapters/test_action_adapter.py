@@ -149,7 +149,7 @@ def test_what_is_saved_is_what_is_loaded(kind, tmp_path):
 
 
 def test_the_adapter_that_ships_answers_as_it_did():
-    system = load_system(weights_path("tiny"))
+    system = load_system(weights_path())
     assert (system.adapter.config.kind, system.adapter.config.snap) == ("nearest", False)
     actions = torch.linspace(-1.0, 1.0, 70).reshape(1, 2, 5, 7)
     context = torch.linspace(-2.0, 2.0, 2048).reshape(1, 2, 2, 8, 8, 8)

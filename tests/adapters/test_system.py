@@ -128,13 +128,13 @@ def test_a_checkpoint_without_one_of_its_tensors_is_refused(system, tmp_path):
 
 @pytest.mark.parametrize(("name", "stage"), [("pretrained", "pretrain"), ("cola", "adapter")])
 def test_the_weights_that_ship_are_whole_and_small(name, stage):
-    assert load_system(weights_path("tiny", name)).info.stage == stage
-    together = sum(file.stat().st_size for file in weights_path("tiny").parent.rglob("*.safetensors"))
+    assert load_system(weights_path(name=name)).info.stage == stage
+    together = sum(file.stat().st_size for file in weights_path().parent.rglob("*.safetensors"))
     assert together <= 16 * 2**20
 
 
 def test_the_weights_that_ship_fit_the_goals_that_ship():
-    info, manifest = load_system(weights_path("tiny")).info, load_manifest(DEFAULT_MANIFEST)
+    info, manifest = load_system(weights_path()).info, load_manifest(DEFAULT_MANIFEST)
     for name in ("height", "width", "frame_skip", "render_profile"):
         assert getattr(info, name) == getattr(manifest, name)
 
@@ -166,5 +166,5 @@ def test_where_a_part_came_from_is_not_written_down(system, tmp_path):
 
 
 def test_the_weights_that_ship_do_not_say_where_they_were_made():
-    for path in weights_path("tiny").parent.rglob("config.json"):
+    for path in weights_path().parent.rglob("config.json"):
         assert "_name_or_path" not in json.loads(path.read_text())
