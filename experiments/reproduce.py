@@ -23,6 +23,7 @@ from typing import Annotated
 
 import tyro
 
+from colaworld.adapters import SHIPPED_PRESET
 from colaworld.adapters.system import weights_path
 from colaworld.envs.starter import starter_path
 from colaworld.experiments.cli import main
@@ -40,7 +41,7 @@ from colaworld.experiments.reproduce_cells import (
 from colaworld.experiments.reproduce_play import Episodes, episodes_of, play_cell
 from colaworld.experiments.reproduce_report import report
 from colaworld.experiments.reproduce_runs import Crew, run_cells
-from colaworld.experiments.reproduce_store import CellStore, StoredCell
+from colaworld.experiments.reproduce_store import CellStore, StoredCell, stored_hashes
 
 TRAINER = (sys.executable, str(Path(__file__).with_name("train_world_model.py")))
 
@@ -49,7 +50,7 @@ TRAINER = (sys.executable, str(Path(__file__).with_name("train_world_model.py"))
 class GridConfig:
     """Flags of the grid."""
 
-    preset: ScaleName = "tiny"
+    preset: ScaleName = SHIPPED_PRESET
     """Sizes of the models and budgets of the runs."""
     groups: tuple[GroupName, ...] = tuple(GROUPS)
     """Which experiments to run; the report shows all of them."""
@@ -116,7 +117,12 @@ class GridConfig:
         return {f"{prefix}fvd-weights": self.fvd_weights, f"{prefix}lpips-weights": self.lpips_weights}
 
     def hashes(self) -> dict[str, str]:
-        """SHA-256 of what every run starts from. ValueError when there are no weights to start from."""
+        """SHA-256 of what every run starts from; of what the stored ones did, where only the page is written.
+
+        ValueError when there are no weights to start from.
+        """
+        if self.report_only and (kept := stored_hashes(self.results / self.preset / "cells")):
+            return kept
         init = self.init or weights_path(self.preset, "pretrained")
         if self.init is not None and not init.exists():
             raise ValueError(f"--init: there is no folder {init}")

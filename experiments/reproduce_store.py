@@ -100,6 +100,19 @@ class CellStore:
         return stored if difference is None else None
 
 
+def stored_hashes(folder: Path) -> dict[str, str]:
+    """Of what the finished cells in ``folder`` started from; empty where there is none, or a file is damaged, which
+    ``CellStore`` says."""
+    for path in sorted(folder.glob("*.json")):
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            if stored["status"] == "finished":
+                return {key: value for key, value in stored["identity"].items() if key != "flags"}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return {}
+    return {}
+
+
 def first_difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
     """A sentence naming the first flag or hash in which two identities differ; None when they are the same."""
     flat_stored, flat_wanted = (

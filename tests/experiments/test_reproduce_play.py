@@ -31,7 +31,7 @@ def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
     def run(episodes: Episodes | None, **flags) -> list[str]:
         start = tmp_path / "start"
         folders = {"data": (start,), "init": start, "results": tmp_path / "results", "runs": tmp_path / "runs"}
-        config = GridConfig(**{"groups": ("probe",), "seeds": (0,), "workers": 1, **folders, **flags})
+        config = GridConfig(**{"preset": "tiny", "groups": ("probe",), "seeds": (0,), "workers": 1, **folders, **flags})
         return run_grid(config, trainer, episodes)
 
     return run

@@ -263,6 +263,7 @@ def test_the_whole_grid_reports_and_goes_on(
     (tmp_path / "start").mkdir()
     (tmp_path / "start" / "weights").write_text("w")
     config = GridConfig(
+        preset="tiny",
         groups=("probe",),
         seeds=(0,),
         data=(tmp_path / "start",),
@@ -281,7 +282,9 @@ def test_the_whole_grid_reports_and_goes_on(
     assert run_grid(config, crew().trainer) == []
     (tmp_path / "results" / "tiny" / "report.html").unlink()
     before = len(begun(tmp_path))
+    (tmp_path / "start" / "weights").write_text("others, or none: the page is of what has run")
     run_grid(GridConfig(**{**vars(config), "report_only": True}), crew().trainer)
+    (tmp_path / "start" / "weights").write_text("w")
     page = (tmp_path / "results" / "tiny" / "report.html").read_text()
     assert f"Of {ALL} cells 2 have finished, 0 have failed" in page and len(begun(tmp_path)) == before
     chosen = {"groups": ("probe", "ramp"), "variants": ("no_ramp", "cola"), "seeds": (1,), "workers": 1}
