@@ -14,6 +14,7 @@ from colaworld.adapters.system import ColaSystem, SystemInfo
 from colaworld.experiments.batches import derived_seed
 from colaworld.experiments.large_presets import BASE, NANO_OPENSORA, NANO_WAN, NANO_WAN4, OPENSORA, WAN, WAN4
 from colaworld.experiments.recipes import RecipeName
+from colaworld.experiments.stage_config import StageConfig
 from colaworld.models.action_conditioner import ActionConditioner
 from colaworld.models.action_head import ActionHead
 from colaworld.models.backbones import backbone_class
@@ -75,7 +76,16 @@ PRESETS = {
         conditioner={"width": 128, "depth": 2, "heads": 4},
         inverse_dynamics={"width": 128, "depth": 2, "heads": 4},
         forward_dynamics={"width": 128, "depth": 2, "heads": 4},
-        adapter={"context_frames": 2, "hidden": 192, "depth": 3},
+        adapter={"context_frames": 2, "hidden": 192, "depth": 3, "dropout": 0.0},
+        flags={
+            "codec": StageConfig(steps=8000, batch_size=12, learning_rate=2e-3),
+            "pretrain": StageConfig(steps=2000, batch_size=8, learning_rate=2e-3, shift=0),
+            "warmup": StageConfig(steps=400, learning_rate=2e-3, shift=0),
+            "joint": StageConfig(steps=1600, learning_rate=1.5e-3, shift=0, imagined=0.2),
+            "adapter": StageConfig(
+                steps=6000, learning_rate=1.5e-3, shift=0, imagined=0.35, through_adapter=0.75, adapter_weight=0.05
+            ),
+        },
     ),
     # One GPU and half an hour; still plans on a CPU. At most 7 M parameters in all, whatever the recipe (two_stage's
     # latent action model has a decoder of its own). Two thirds are the video model's, which plans are made of: beside

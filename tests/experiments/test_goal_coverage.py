@@ -30,7 +30,7 @@ def test_a_goal_is_covered_by_the_same_thing_in_the_same_scene() -> None:
 
 
 def test_goals_of_the_manifest_that_ships_and_goals_without_a_position() -> None:
-    instances = load_manifest().instances
+    instances = load_manifest("libero_goals_v0").instances
     for instance in instances:
         found = goal_of(instance)
         assert found is not None and found.scene == instance.scene
