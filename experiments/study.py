@@ -17,6 +17,7 @@ Kill it at any moment and run the same command: it goes on where it stopped, and
 flags for a step that has begun are refused.
 """
 
+import functools
 import json
 import shlex
 import signal
@@ -106,7 +107,9 @@ class StudyConfig:
     distance"."""
     encoded: bool = False
     """Encode the data once with the trained codec (experiments/encode_latents.py): all later stages then learn from
-    latents, without a shift, and spare themselves the codec at every step."""
+    latents, and spare themselves the codec at every step."""
+    encoding: str = ""
+    """Further flags of that: --encoding="--crops 4", for stages with a shift."""
     only: tuple[Part, ...] = ("train", "play", "results")
     """Which parts to do."""
     workers: int = 2
@@ -125,6 +128,8 @@ class StudyConfig:
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"--{name.replace('_', '-')} must be {bound} or more, got {getattr(self, name)}")
+        if self.encoding and not self.encoded:
+            raise ValueError(f"--encoding {self.encoding!r} is of --encoded")
         search, cost = changed(self.planning), changed(self.cost)
         if wrong := sorted(search & COST_FLAGS):
             raise ValueError(f"--planning {self.planning!r}: {wrong[0]} is of --cost, which the simulator's row shares")
@@ -147,7 +152,9 @@ class StudyConfig:
                 self._training(CODEC, "--from-scratch", "--stages", "codec", *said, *data, to="codec"),
                 Step(
                     name=ENCODED,
-                    command=_script("encode_latents", "--init", codec, *data, "--out", encoded),
+                    command=_script(
+                        "encode_latents", "--init", codec, *data, *shlex.split(self.encoding), "--out", encoded
+                    ),
                     left=(encoded / INDEX).is_file,
                     after=(CODEC,),
                 ),
@@ -184,7 +191,8 @@ class StudyConfig:
         out = self.runs / name
         command = _script("train_world_model", "--preset", self.preset, *flags, "--out", out)
         if to is not None:
-            return Step(name=name, command=command, left=lambda: trained_to(out / "system") == to, after=after, alone=True)
+            there = functools.partial(trained_to, out / "system")
+            return Step(name=name, command=command, left=lambda: there() == to, after=after, alone=True)
         return Step(name=name, command=command, left=(out / "evaluation.json").is_file, after=after)
 
     def plays(self) -> list[Step]:

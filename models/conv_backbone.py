@@ -2,8 +2,8 @@
 
 The velocity of a noised frame is read off that frame and the ``context`` clean frames before it, stacked as channels,
 by residual blocks (diffusers') at the latents' own resolution; flow time and actions scale and shift every block. What
-moves an arm in one place moves it in another, which a transformer over patches has to learn place by place: on 22 LIBERO
-scenes and two CPU cores this one is ahead within minutes (``results/backbones``).
+moves an arm in one place moves it in another, which a transformer over patches has to learn place by place: on 22
+LIBERO scenes and two CPU cores this one has the smaller error after half the time (``results/backbones``).
 
 It remembers frames, not keys and values: a clean frame costs nothing to remember, and what left the last ``context``
 frames is forgotten. Published video models have no such limit.

@@ -94,13 +94,13 @@ def test_what_a_step_waits_for(config):
 
 
 def test_data_are_encoded_once_where_asked(config):
-    steps = {each.name: each for each in replace(config, encoded=True).trainings()}
+    steps = {each.name: each for each in replace(config, encoded=True, encoding="--crops 3").trainings()}
     assert [*steps][:4] == ["codec", "encoded", "base", "cola-s0"]
     told = {name: each.command[2:] for name, each in steps.items()}
     codec, base, cola = (tyro.cli(TrainConfig, args=told[name]) for name in ("codec", "base", "cola-s0"))
     encode = tyro.cli(EncodeConfig, args=told["encoded"])
     assert codec.run_stages() == ("codec",) and codec.data == encode.data == config.data
-    assert encode.init == codec.out and encode.out.name == "encoded"
+    assert encode.crops == 3 and encode.init == codec.out and encode.out.name == "encoded"
     assert base.run_stages() == ("pretrain",) and base.init == codec.out / "system" and base.codec.steps == 5
     assert base.data == cola.data == (encode.out,) and cola.init == base.out / "system"
     assert [steps[name].after for name in ("encoded", "base", "cola-s0")] == [("codec",), ("encoded",), ("base",)]
@@ -111,6 +111,7 @@ def test_data_are_encoded_once_where_asked(config):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
+        ({"encoding": "--crops 2"}, "--encoding '--crops 2' is of --encoded"),
         ({"planning": "--objective distance"}, "--planning .*: objective is of --cost"),
         ({"planning": "--samples 9 --rows expert"}, "--planning .*: rows is what the study itself decides"),
         ({"cost": "--objective distance --horizon 3"}, "--cost .*: horizon is of --planning"),
