@@ -58,9 +58,14 @@ def read_evaluation(path: Path) -> dict[str, Any]:
 
 def compared(a: Mapping[str, Any], b: Mapping[str, Any], whose: str) -> list[dict[str, Any]]:
     """Each measure of each source that both have. ValueError, naming ``whose``, when the clips are not the same."""
-    for horizon, of_a in a["copy"]["video"].items():
-        of_b = b["copy"]["video"].get(horizon, {}).get("psnr")
-        if of_b is None or not np.allclose(of_a["psnr"], of_b, atol=1e-3):
+    if "copy" not in a or "copy" not in b:
+        raise ValueError(f"{whose}: one of them does not say how well copying the last frame does; evaluate.py does")
+    copies = [side["copy"]["video"] for side in (a, b)]
+    if copies[0].keys() != copies[1].keys():
+        raise ValueError(f"{whose} look {', '.join(copies[0])} and {', '.join(copies[1])} steps ahead")
+    for horizon in copies[0]:
+        of_a, of_b = (np.array(copy[horizon]["psnr"]) for copy in copies)
+        if of_a.shape != of_b.shape or not np.allclose(of_a, of_b, atol=1e-3):
             raise ValueError(f"{whose} were evaluated on other clips: copying the last frame has another PSNR")
     rows = []
     for source in SOURCES:

@@ -67,7 +67,7 @@ PRESETS = {
         forward_dynamics={"width": 128, "depth": 2, "heads": 4},
         adapter={"context_frames": 2, "hidden": 192, "depth": 3},
     ),
-    # ``tiny`` with convolutions in the place of attention over patches: learns moving things in a fraction of the time.
+    # ``tiny`` with convolutions in the place of attention over patches: learns what moves in fewer steps.
     "tiny_conv": Preset(
         name="tiny_conv",
         backbone="conv",

@@ -23,7 +23,6 @@ from typing import Annotated
 
 import tyro
 
-from colaworld.adapters import SHIPPED_PRESET
 from colaworld.adapters.system import weights_path
 from colaworld.envs.starter import starter_path
 from colaworld.experiments.cli import main
@@ -50,7 +49,7 @@ TRAINER = (sys.executable, str(Path(__file__).with_name("train_world_model.py"))
 class GridConfig:
     """Flags of the grid."""
 
-    preset: ScaleName = SHIPPED_PRESET
+    preset: ScaleName = "tiny"
     """Sizes of the models and budgets of the runs."""
     groups: tuple[GroupName, ...] = tuple(GROUPS)
     """Which experiments to run; the report shows all of them."""
@@ -117,13 +116,16 @@ class GridConfig:
         return {f"{prefix}fvd-weights": self.fvd_weights, f"{prefix}lpips-weights": self.lpips_weights}
 
     def hashes(self) -> dict[str, str]:
-        """SHA-256 of what every run starts from; of what the stored ones did, where only the page is written.
+        """SHA-256 of what every run starts from; of what the stored ones did, where only the page is written and no
+        weights ship.
 
         ValueError when there are no weights to start from.
         """
-        if self.report_only and (kept := stored_hashes(self.results / self.preset / "cells")):
-            return kept
         init = self.init or weights_path(self.preset, "pretrained")
+        if self.report_only and not init.exists() and self.init is None and not self.data:
+            kept = stored_hashes(self.results / self.preset / "cells")
+            if kept:
+                return kept
         if self.init is not None and not init.exists():
             raise ValueError(f"--init: there is no folder {init}")
         if not init.exists():

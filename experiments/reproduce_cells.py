@@ -17,7 +17,7 @@ ADAPTER_STAGE_FLAGS = ("--adapter.", "--adapter-fit.")
 ADAPTER_FLAGS = ("--adapter-", "--no-adapter-", "--label-fraction")
 FEWEST_SEEDS = (0, 1, 2)
 """No claim is judged on less."""
-ScaleName = Literal["tiny", "tiny_conv", "small"]
+ScaleName = Literal["tiny", "small"]
 GroupName = Literal[
     "warmup",
     "freeze",
@@ -61,7 +61,6 @@ SCALES: Mapping[ScaleName, Scale] = MappingProxyType(
         scale.name: scale
         for scale in (
             Scale(name="tiny", steps=1500, batch_size=4, adapter_steps=75, adapter_fit_steps=800, watch_every=50),
-            Scale(name="tiny_conv", steps=1500, batch_size=4, adapter_steps=75, adapter_fit_steps=800, watch_every=50),
             Scale(name="small", steps=15000, batch_size=32, adapter_steps=750, adapter_fit_steps=3000, watch_every=250),
         )
     }

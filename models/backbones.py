@@ -43,7 +43,7 @@ class BackboneSizes(Protocol):
     width: int
     """W of the action modulation, and of the tokens."""
     depth: int
-    """How many layers keep keys and values of earlier frames."""
+    """How many layers keep keys and values of earlier frames; blocks, where frames are what is remembered."""
     mlp_ratio: float
     max_frames: int
     """Frames (of latents) that a clip may have."""
@@ -63,8 +63,6 @@ class Backbone(Protocol):
     rows: int
     columns: int
     """Tokens a frame: P = rows x columns."""
-    remembers_frames: bool
-    """Whether what is remembered of a clean frame is the frame, and ``remember`` runs no network."""
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -104,6 +102,7 @@ class CausalFrames(Checkpointed):
     """
 
     remembers_frames = False
+    """Whether what is remembered of a clean frame is the frame, and ``remember`` runs no network."""
 
     def _lay_out(self, height: int, width: int, patch: int) -> None:
         """``rows`` and ``columns`` of latents ``height`` x ``width``. ValueError where they do not divide."""

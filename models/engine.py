@@ -18,6 +18,7 @@ Shapes: latents ``(B, T, C, h, w)``, latent actions ``(B, N, D)``, modulation ``
 """
 
 import functools
+import math
 from collections.abc import Callable
 from copy import copy, deepcopy
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ class Engine(Imagination):
         """About how much memory one candidate of ``horizon`` steps takes."""
         sizes = self.video.config
         tokens, kept = self.video.rows * self.video.columns, min(sizes.max_frames, horizon + 3)
-        cache = 2 * sizes.depth * kept * tokens * sizes.width
+        cache = kept * (math.prod(self.video.latent_shape) if self._frames else 2 * sizes.depth * tokens * sizes.width)
         widest = sizes.width * max(3.0, sizes.mlp_ratio)
         return int((cache + 3 * tokens * widest * ACTIVATIONS) * self.dtype.itemsize)
 
@@ -129,6 +130,11 @@ class Engine(Imagination):
         self._rooms.clear()
         if self.video.device.type == "cuda":
             torch.cuda.empty_cache()
+
+    @property
+    def _frames(self) -> bool:
+        """Whether the backbone's memory is frames, and remembering one takes no pass."""
+        return getattr(self.video, "remembers_frames", False)
 
     @property
     def _branches(self) -> int:
@@ -171,7 +177,7 @@ class Engine(Imagination):
         parts = [None if part is None else part[:, -1:] for part in self._modulations(actions)]
         modulation = None if self.conditioner is None else torch.cat(parts, dim=1)
         unremembered = [recent[:, -1:]] if step > 0 else []
-        if unremembered and self.video.remembers_frames:
+        if unremembered and self._frames:
             clean = _filled(unremembered.pop().to(self.dtype), room.batch)
             self.video.remember(clean, room.at(positions[:1] - 1))
 

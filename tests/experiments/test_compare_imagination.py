@@ -45,6 +45,16 @@ def test_only_what_both_have_is_compared() -> None:
 def test_other_clips_are_refused() -> None:
     with pytest.raises(ValueError, match="runs/a and runs/b were evaluated on other clips"):
         compared(evaluation(0.4, 24.0), evaluation(0.4, 24.0, seed=1), "runs/a and runs/b")
+    shorter = evaluation(0.4, 24.0)
+    shorter["copy"]["video"]["1"]["psnr"] = shorter["copy"]["video"]["1"]["psnr"][:-1]
+    with pytest.raises(ValueError, match="a and b were evaluated on other clips"):
+        compared(evaluation(0.4, 24.0), shorter, "a and b")
+    nearer = evaluation(0.4, 24.0)
+    del nearer["copy"]["video"]["5"]
+    with pytest.raises(ValueError, match="a and b look 1, 5 and 1 steps ahead"):
+        compared(evaluation(0.4, 24.0), nearer, "a and b")
+    with pytest.raises(ValueError, match="a and b: one of them does not say how well copying"):
+        compared(evaluation(0.4, 24.0), {}, "a and b")
 
 
 def test_the_table_and_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

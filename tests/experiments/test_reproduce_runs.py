@@ -282,9 +282,7 @@ def test_the_whole_grid_reports_and_goes_on(
     assert run_grid(config, crew().trainer) == []
     (tmp_path / "results" / "tiny" / "report.html").unlink()
     before = len(begun(tmp_path))
-    (tmp_path / "start" / "weights").write_text("others, or none: the page is of what has run")
     run_grid(GridConfig(**{**vars(config), "report_only": True}), crew().trainer)
-    (tmp_path / "start" / "weights").write_text("w")
     page = (tmp_path / "results" / "tiny" / "report.html").read_text()
     assert f"Of {ALL} cells 2 have finished, 0 have failed" in page and len(begun(tmp_path)) == before
     chosen = {"groups": ("probe", "ramp"), "variants": ("no_ramp", "cola"), "seeds": (1,), "workers": 1}
@@ -323,6 +321,11 @@ def test_feature_networks_reach_the_trainer_and_change_no_identity(tmp_path: Pat
 def test_a_preset_without_weights_says_how_to_make_them(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--preset small --from-scratch --stages codec pretrain") as said:
         GridConfig(preset="small", results=tmp_path).hashes()
+    (tmp_path / "small" / "cells").mkdir(parents=True)
+    stored = {"status": "finished", "identity": {"flags": {}, "data": "d", "init": "i"}}
+    (tmp_path / "small" / "cells" / "cola-s0.json").write_text(json.dumps(stored))
+    only_page = GridConfig(preset="small", results=tmp_path, report_only=True)
+    assert only_page.hashes() == {"data": "d", "init": "i"}, "the page is of what has run"
     words = shlex.split(str(said.value).split("'")[3])
     config = tyro.cli(TrainConfig, args=words[2:])  # what it says to run can be run, and leaves what it says it does
     assert config.run_stages() == ("codec", "pretrain")

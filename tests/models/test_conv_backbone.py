@@ -42,6 +42,14 @@ def test_as_many_of_the_latest_frames_count_as_it_was_made_for(context):
         assert ((difference > 1e-4) == counts).all() and difference[~counts].sum() == 0.0
 
 
+@pytest.mark.parametrize("context", [3, 4])
+@pytest.mark.parametrize("count", [1, 2])
+def test_fewer_frames_than_it_looks_back(context, count):
+    video = filled(context)
+    streams = frames(count), frames(count, seed=2), torch.rand(2, count)
+    torch.testing.assert_close(video.two_streams(*streams), CausalFrames.two_streams(video, *streams))
+
+
 def test_the_short_way_through_training_is_the_long_one():
     video, modulation = filled(), 0.3 * torch.randn(2, 5, 6, 16)
     streams = frames(5), frames(5, seed=2), torch.rand(2, 5)
@@ -115,5 +123,7 @@ def test_what_moves_is_learned_in_every_place():
 def test_impossible_sizes_are_named():
     with pytest.raises(ValueError, match="context must be 1 or more, got 0"):
         ConvBackbone(**LATENT, context=0)
+    with pytest.raises(ValueError, match="width 12 and the 18 channels within a block must divide by 4 groups"):
+        ConvBackbone(**LATENT, width=12, mlp_ratio=1.5, groups=4)
     with pytest.raises(ValueError, match="frame 12 of a clip, but the model was made for 12"):
         filled().remember(frames(13))
