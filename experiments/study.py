@@ -35,6 +35,7 @@ from colaworld.adapters.system import load_system
 from colaworld.envs.encoded import INDEX
 from colaworld.envs.manifest import load_manifest
 from colaworld.experiments.cli import main
+from colaworld.experiments.encode_latents import EncodeConfig
 from colaworld.experiments.goal_settings import EvalConfig, on_yardstick, parts_of_planner
 from colaworld.experiments.planning_world import goal_models_beside
 from colaworld.experiments.presets import PresetName
@@ -52,6 +53,7 @@ from colaworld.experiments.study_results import (
     Study,
 )
 from colaworld.experiments.study_steps import Step, StepsFailed, run_steps
+from colaworld.experiments.train_config import TrainConfig, preset_defaults
 
 SCRIPTS = Path(__file__).parent
 GOAL_MODEL_NAMES = ("distance", "progress", "success", "policy", "inverse")
@@ -258,6 +260,23 @@ class StudyConfig:
         )
 
 
+def check_encoded(config: StudyConfig) -> None:
+    """ValueError naming a training that asks more of encoded data than they hold, before hours are spent on them."""
+    crops = tyro.cli(EncodeConfig, args=shlex.split(config.encoding))
+    allowed = {0, crops.crop_pixels} if crops.crops else {0}
+    for step in config.trainings():
+        if Path(step.command[1]).stem != "train_world_model" or step.name == CODEC:
+            continue
+        run = tyro.cli(TrainConfig, default=preset_defaults(config.preset), args=step.command[2:])
+        if run.recipe == "two_stage" and run.lam_output == "pixel":
+            raise ValueError(f"--encoded: {step.name} is to predict pictures (--lam-output pixel)")
+        for stage in run.run_stages():
+            if (shift := run.stage(stage).shift) not in allowed:
+                flag = "--joint" if stage in ("lam", "world") else f"--{stage}"
+                wanted = " or ".join(map(str, sorted(allowed)))
+                raise ValueError(f"--encoded: {step.name} has {flag}.shift {shift}, its data allow {wanted}")
+
+
 def _script(name: str, *words: object) -> tuple[str, ...]:
     return (sys.executable, str(SCRIPTS / f"{name}.py"), *map(str, words))
 
@@ -298,6 +317,8 @@ def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
             raise ValueError(
                 f"--data: there is no {path}; experiments/collect.py --plan play-v1 --out {path} records it"
             )
+    if config.encoded:
+        check_encoded(config)
     if "play" in config.only and config.ceiling_episodes:  # it would be refused hours later
         on_yardstick(evaluation(f"--world simulator {config.cost}"), load_manifest(config.manifest))
     trainings, plays = config.trainings(), config.plays()

@@ -14,7 +14,7 @@ from colaworld.envs.manifest import load_manifest
 from colaworld.experiments.cost_correlation import CorrelationConfig
 from colaworld.experiments.encode_latents import EncodeConfig
 from colaworld.experiments.goal_settings import EvalConfig, on_yardstick
-from colaworld.experiments.study import GOAL_MODEL_NAMES, StudyConfig, shown, study
+from colaworld.experiments.study import GOAL_MODEL_NAMES, StudyConfig, check_encoded, shown, study
 from colaworld.experiments.study_steps import Step
 from colaworld.experiments.train_config import TrainConfig
 
@@ -106,6 +106,22 @@ def test_data_are_encoded_once_where_asked(config):
     assert [steps[name].after for name in ("encoded", "base", "cola-s0")] == [("codec",), ("encoded",), ("base",)]
     words = told["goals-cola-s0"]
     assert words[words.index("--data") + 1] == str(config.data[0]), "goal models read the pictures"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"preset": "tiny"}, "base has --pretrain.shift 4, its data allow 0$"),
+        ({"encoding": "--crops 2", "training": "--adapter.shift 3"}, "cola-s0 has --adapter.shift 3, .* allow 0 or 4"),
+        ({"training": "--lam-output pixel", "recipes": ("two_stage",)}, "two_stage-s0 is to predict pictures"),
+    ],
+)
+def test_what_encoded_data_cannot_do_is_said_before_they_are_made(config, flags, words):
+    own = {"preset": "tiny_conv", "encoded": True, "training": "", "base_training": ""}
+    check_encoded(replace(config, **own))
+    check_encoded(replace(config, **own | {"encoding": "--crops 2", "training": "--joint.shift 4"}))
+    with pytest.raises(ValueError, match=words):
+        study(replace(config, **own | flags))
 
 
 @pytest.mark.parametrize(
