@@ -78,7 +78,7 @@ PRESETS = {
         forward_dynamics={"width": 128, "depth": 2, "heads": 4},
         adapter={"context_frames": 2, "hidden": 192, "depth": 3, "dropout": 0.0},
         flags={
-            "adapter_context": False,  # what an adapter reads off frames, it learns by heart: ten times the steps
+            "adapter_context": False,  # one without frames caught up in 650 steps (results/backbones)
             "codec": StageConfig(steps=8000, batch_size=12, learning_rate=2e-3),
             "pretrain": StageConfig(steps=2000, batch_size=8, learning_rate=2e-3, shift=0),
             "warmup": StageConfig(steps=400, learning_rate=2e-3, shift=0),
