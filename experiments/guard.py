@@ -4,6 +4,9 @@ it has settled, and whether the warm-up should go on.
 Paper: collapse when utilisation < 20 %, max-usage > 50 % or entropy < 1.0 nat; with the second backbone the warm-up
 stops when the codebook's figures settle. How settled is settled is not stated in the paper.
 
+Not in the paper: codes can be many and even, and say nothing. Where the world model predicts no better with the right
+codes than with one code everywhere, nothing that is trained on them later will make up for it, so that counts as well.
+
 Everything follows from the lines of ``metrics.jsonl`` alone, so a resumed run comes to the verdicts of an unbroken one.
 A line is a look when it has ``held_out/utilisation_0`` (see ``colaworld.models.health.health_numbers``). The figures
 over moving transitions are judged, those over all only where a line does not say how many move.
@@ -40,6 +43,9 @@ class GuardConfig:
     """Collapsed when one entry has a larger share of a token's codes."""
     least_entropy: float = LEAST_ENTROPY
     """Collapsed when a token's codes have less entropy, in nats."""
+    least_action_use: float = 0.01
+    """Collapsed when the right codes lower the world model's loss by a smaller share than the commonest code does
+    everywhere (``action_use``); a negative one asks for nothing. Not stated in the paper."""
     settle_looks: int = 3
     """Settled when this many looks in a row are healthy and differ little. Not stated in the paper."""
     settle_utilisation: float = 0.1
@@ -56,6 +62,8 @@ class GuardConfig:
     def __post_init__(self) -> None:
         if self.action not in ("off", "warn", "stop", "extend"):
             raise ValueError(f"guard must be 'off', 'warn', 'stop' or 'extend', got {self.action!r}")
+        if not self.least_action_use <= 1.0:
+            raise ValueError(f"guard: least_action_use must be 1 or less, got {self.least_action_use}")
         for name in ("least_utilisation", "most_usage"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"guard: {name} must lie in [0, 1], got {getattr(self, name)}")
@@ -96,12 +104,15 @@ class Verdict:
 
 @dataclass(frozen=True)
 class _Look:
-    """``transitions`` is infinite when the line does not say; ``tokens`` is empty when nothing moves."""
+    """``transitions`` is infinite when the line does not say; ``tokens`` is empty when nothing moves; ``use`` is None
+    where no world model was asked.
+    """
 
     step: int
     young: bool
     transitions: float
     tokens: tuple[dict[str, float], ...]
+    use: float | None
 
 
 class Guard:
@@ -148,7 +159,8 @@ class Guard:
         suffix = "_moving" if normalised else ""
         transitions = float(line.get(f"held_out/transitions{suffix}", inf))
         tokens = range(len(self.entries)) if transitions else ()
-        return _Look(line["step"], young, transitions, tuple(_figures(line, token, suffix) for token in tokens))
+        figures = tuple(_figures(line, token, suffix) for token in tokens)
+        return _Look(line["step"], young, transitions, figures, line.get("held_out/action_use"))
 
     def _verdict(self, looks: Sequence[_Look], stage: str, planned: int) -> Verdict:
         last, needed = looks[-1], self.config.least_transitions
@@ -193,6 +205,9 @@ class Guard:
                 phrases.append(f"token {token}: max-usage {usage:.3g} above {config.most_usage}")
             if entropy < config.least_entropy <= log(usable):
                 phrases.append(f"token {token}: entropy {entropy:.3g} nat below {config.least_entropy}")
+        if look.use is not None and look.use < config.least_action_use:
+            found = f"action_use {look.use:.3f} below {config.least_action_use}"
+            phrases.append(f"the world model does not use the codes: {found}")
         return phrases
 
     def _recent(self, looks: Sequence[_Look]) -> list[_Look]:

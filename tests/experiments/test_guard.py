@@ -54,6 +54,19 @@ def test_each_threshold_trips_alone(figures, said):
     assert not judge([look(300, (0.2, 0.5, 1.0), HEALTHY)]).collapsed
 
 
+def test_codes_that_are_many_and_say_nothing_are_a_collapse():
+    verdict = judge([look(300, HEALTHY, HEALTHY, action_use=0.004)])
+    assert verdict.collapsed
+    assert verdict.why == "the world model does not use the codes: action_use 0.004 below 0.01 at step 300 of warmup"
+    assert not judge([look(300, HEALTHY, HEALTHY, action_use=0.02)]).collapsed
+    assert judge([look(300, HEALTHY, HEALTHY, action_use=0.02)], least_action_use=0.05).collapsed
+    assert not judge([look(300, HEALTHY, HEALTHY, action_use=-0.1)], least_action_use=-1).collapsed
+    young = [look(50, HEALTHY, HEALTHY, action_use=0.0)]
+    assert not judge(young).collapsed, "it begins at none"
+    silent = [look(step, HEALTHY, HEALTHY, action_use=0.0) for step in (100, 200, 300)]
+    assert judge(silent, "extend").goes_on, "a warm-up is for codes that say something"
+
+
 def test_thresholds_are_settings():
     assert judge([look(300, HEALTHY, HEALTHY)], least_entropy=2.2).collapsed
     assert judge([look(300, HEALTHY, HEALTHY)], most_usage=0.1).collapsed
@@ -222,6 +235,7 @@ def test_a_look_without_a_figure_is_named():
         ({"least_utilisation": 20.0}, "least_utilisation must lie in [0, 1], got 20.0"),
         ({"most_usage": -0.5}, "most_usage must lie in [0, 1], got -0.5"),
         ({"least_entropy": float("nan")}, "least_entropy must be 0 or more, got nan"),
+        ({"least_action_use": 1.5}, "least_action_use must be 1 or less, got 1.5"),
         ({"settle_entropy": -1.0}, "settle_entropy must be 0 or more, got -1.0"),
         ({"settle_looks": 1}, "settle_looks must be 2 or more, got 1"),
         ({"most": 0}, "most must be 1 or more, got 0"),
