@@ -32,6 +32,7 @@ from colaworld.models.cola import ColaModel
 from colaworld.models.few_step import FewStepModel, ReflowConfig
 
 STAGE = "adapter"
+ACCOUNT = "few_step"
 BOUND = "few_step.json"
 WATCHED = 16
 """Clips that are watched: what they say of codes does not change here."""
@@ -111,7 +112,7 @@ def distil(config: Annotated[FewStepConfig, tyro.conf.arg(name="")]) -> None:
         accelerator.end_training()
         if not accelerator.is_main_process:
             return
-    sign(system, made)
+    sign(system, made, ACCOUNT)
     print(f"system: {system}   metrics: {config.out / 'metrics.jsonl'}")
 
 
@@ -178,16 +179,16 @@ def bind(path: Path, said: dict[str, Any]) -> None:
         partial.write_text(json.dumps(said, indent=2) + "\n")
 
 
-def sign(system: Path, made: dict[str, Any]) -> None:
-    """Write into a system how it was made."""
+def sign(system: Path, made: dict[str, Any], account: str) -> None:
+    """Write into a system, under ``account``, how it was made."""
     path = system / "system.json"
     with whole_file(path) as partial:
-        partial.write_text(json.dumps({**json.loads(path.read_text()), "few_step": made}, indent=2) + "\n")
+        partial.write_text(json.dumps({**json.loads(path.read_text()), account: made}, indent=2) + "\n")
 
 
 def few_step_account(system: Path) -> dict[str, Any] | None:
     """What ``sign`` wrote; None for a system that was not distilled."""
-    return json.loads((system / "system.json").read_text()).get("few_step")
+    return json.loads((system / "system.json").read_text()).get(ACCOUNT)
 
 
 if __name__ == "__main__":
