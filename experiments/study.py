@@ -49,11 +49,13 @@ from colaworld.experiments.study_results import (
     CORRELATIONS,
     ENCODED,
     FLOORS,
+    ROLLOUTS,
     SIMULATOR,
     Study,
 )
 from colaworld.experiments.study_steps import Step, StepsFailed, run_steps
 from colaworld.experiments.train_config import TrainConfig, preset_defaults
+from colaworld.experiments.train_rollouts import ACCOUNT, RolloutTraining
 
 SCRIPTS = Path(__file__).parent
 GOAL_MODEL_NAMES = ("distance", "progress", "success", "policy", "inverse")
@@ -101,6 +103,10 @@ class StudyConfig:
     """The same of the goal models (experiments/train_goal_models.py); as wide as those that ship. The first recipe's
     with the first seed are all of them; the others' are what --cost reads, each taught on what its own system imagines,
     or they would judge another's pictures."""
+    rollouts: str | None = None
+    """Every trained system goes on on its own rollouts before it plays (experiments/train_rollouts.py), read by a
+    distance that learned from recorded frames; further flags of that, --rollouts="" for none. They do not when not
+    given."""
     planning: str = "--samples 32 --elite-fraction 0.15 --horizon 5 --replan-every 2"
     """Further flags of every search with a learned model; those of the simulator's yardstick in the manifest. With more
     candidates in an episode it would not say what can be reached."""
@@ -132,6 +138,8 @@ class StudyConfig:
                 raise ValueError(f"--{name.replace('_', '-')} must be {bound} or more, got {getattr(self, name)}")
         if self.encoding and not self.encoded:
             raise ValueError(f"--encoding {self.encoding!r} is of --encoded")
+        if self.rollouts is not None:
+            rolled_out(self.rollouts)
         search, cost = changed(self.planning), changed(self.cost)
         if wrong := sorted(search & COST_FLAGS):
             raise ValueError(f"--planning {self.planning!r}: {wrong[0]} is of --cost, which the simulator's row shares")
@@ -172,21 +180,57 @@ class StudyConfig:
             for seed in self.seeds
             for recipe in self.recipes
         ]
+        rolled = [] if self.rollouts is None else self._rolled([run.name for run in recipes], seen)
         read, goals = parts_of_planner(evaluation(self.cost)), []
         no_codes = {"inverse"} if self.recipes[0] == "real_actions" else set()
         for number, run in enumerate(recipes):
             wanted = set(GOAL_MODEL_NAMES) - no_codes if number == 0 else set(read)
             names = tuple(name for name in GOAL_MODEL_NAMES if name in wanted)
-            out = goal_models_beside(self.runs / run.name)
-            words = ("--run", self.runs / run.name, *data, "--models", *names, *shlex.split(self.goal_training))
-            step = Step(
-                name=f"goals-{run.name}",
-                command=_script("train_goal_models", *words),
-                left=lambda out=out, names=names: trained_models(out) >= set(names),
-                after=(run.name,),
-            )
+            step = self._goal_models(f"goals-{run.name}", self.system(run.name), names, after=self.made_by(run.name))
             goals += [step] if names else []
-        return [*first, *recipes, *goals]
+        return [*first, *recipes, *rolled, *goals]
+
+    def _rolled(self, names: list[str], seen: tuple[str, ...]) -> list[Step]:
+        """What reads frames, and of every system the training on its rollouts and its evaluation after it."""
+        steps = [self._goal_models("reader", self.runs / BASE, ("distance",), after=BASE)]
+        for name in names:
+            out, seed = self.system(name), name.rpartition("-s")[2]
+            said = ("--reader", goal_models_beside(self.runs / BASE), "--loop.seed", seed, *shlex.split(self.rollouts))
+            steps += [
+                Step(
+                    name=self.made_by(name),
+                    command=_script("train_rollouts", "--run", self.runs / name, *said, *seen, "--out", out),
+                    left=lambda out=out: held_to_rollouts(out / "system"),
+                    after=(name, "reader"),
+                ),
+                Step(
+                    name=f"evaluation-{name}",
+                    command=_script("evaluate", "--run", out, *seen, "--out", out),
+                    left=(out / "evaluation.json").is_file,
+                    after=(self.made_by(name),),
+                ),
+            ]
+        return steps
+
+    def system(self, name: str) -> Path:
+        """The folder of the run that ends with the system that plays as ``name``."""
+        return self.runs / name if self.rollouts is None else self.runs / ROLLOUTS / name
+
+    def made_by(self, name: str) -> str:
+        """The step that leaves that system."""
+        return name if self.rollouts is None else f"{ROLLOUTS}-{name}"
+
+    def _goal_models(self, name: str, run: Path, names: tuple[str, ...], *, after: str) -> Step:
+        """Goal models ``names``, beside the system of ``run``. Pictures are encoded anew: recordings have what teaches
+        them."""
+        out, data = goal_models_beside(run), ("--data", *map(str, self.data))
+        words = ("--run", run, *data, "--models", *names, *shlex.split(self.goal_training))
+        return Step(
+            name=name,
+            command=_script("train_goal_models", *words),
+            left=lambda: trained_models(out) >= set(names),
+            after=(after,),
+        )
 
     def _training(self, name: str, *flags: str, after: tuple[str, ...] = (), to: str | None = None) -> Step:
         """A run of ``train_world_model.py``: of a recipe, or alone on all cores ``to`` a stage that recipes need."""
@@ -200,17 +244,17 @@ class StudyConfig:
     def plays(self) -> list[Step]:
         """Episodes of every system with every planner, of what plans nothing, and of the simulator."""
         first = f"{self.recipes[0]}-s{self.seeds[0]}"
-        goals = {step.after[0]: step.name for step in self.trainings() if step.name.startswith("goals-")}
+        goals = {step.name for step in self.trainings() if step.name.startswith("goals-")}
         cost = shlex.split(self.cost)
 
         def needs(run: str) -> tuple[str, ...]:
-            return (run, goals[run]) if run in goals else (run,)
+            return (self.made_by(run), *(name for name in (f"goals-{run}",) if name in goals))
 
         learned = [
             self._play(
                 f"{run}-{planner}",
                 episodes,
-                *("--planner", planner, "--rows", "planner", "--run", self.runs / run),
+                *("--planner", planner, "--rows", "planner", "--run", self.system(run)),
                 *(*cost, *shlex.split(self.planning)),
                 after=needs(run),
             )
@@ -219,9 +263,9 @@ class StudyConfig:
             if episodes
         ]
         true = ("--world", "simulator", "--rows", "planner", "--simulator-workers", "1")
-        floors = ("--rows", "inverse", "random", "expert", "--run", self.runs / first)
+        floors = ("--rows", "inverse", "random", "expert", "--run", self.system(first))
         ceiling = self._play(
-            CEILING, self.ceiling_episodes, *true, "--run", self.runs / first, *cost, after=needs(first)
+            CEILING, self.ceiling_episodes, *true, "--run", self.system(first), *cost, after=needs(first)
         )
         return [
             self._play(FLOORS, self.episodes, *floors, after=needs(first)),
@@ -238,7 +282,7 @@ class StudyConfig:
         out, cost, search = self.runs / CORRELATIONS / run, evaluation(self.cost), evaluation(self.planning)
         words = (
             *("--manifest", self.correlation_manifest, "--episodes", self.correlation_episodes),
-            *("--run", self.runs / run, "--horizon", search.horizon, "--blur", cost.blur),
+            *("--run", self.system(run), "--horizon", search.horizon, "--blur", cost.blur),
             *(() if cost.last is None else ("--last", cost.last)),
             *("--out", out),
         )
@@ -275,6 +319,9 @@ def check_encoded(config: StudyConfig) -> None:
                 flag = "--joint" if stage in ("lam", "world") else f"--{stage}"
                 wanted = " or ".join(map(str, sorted(allowed)))
                 raise ValueError(f"--encoded: {step.name} has {flag}.shift {shift}, its data allow {wanted}")
+    if config.rollouts is not None and (shift := rolled_out(config.rollouts).shift) not in allowed:
+        wanted = " or ".join(map(str, sorted(allowed)))
+        raise ValueError(f"--encoded: --rollouts has --shift {shift}, its data allow {wanted}")
 
 
 def _script(name: str, *words: object) -> tuple[str, ...]:
@@ -284,6 +331,11 @@ def _script(name: str, *words: object) -> tuple[str, ...]:
 def evaluation(flags: str) -> EvalConfig:
     """``vp2_eval.py``'s flags, read; SystemExit (2) names one that it does not have."""
     return tyro.cli(tyro.conf.OmitArgPrefixes[EvalConfig], args=shlex.split(flags))
+
+
+def rolled_out(flags: str) -> RolloutTraining:
+    """``train_rollouts.py``'s flags, read; SystemExit (2) names one that it does not have."""
+    return tyro.cli(RolloutTraining, args=shlex.split(flags))
 
 
 def changed(flags: str) -> set[str]:
@@ -296,6 +348,12 @@ def trained_to(system: Path) -> str | None:
     """The last stage of a saved system; None where there is none."""
     path = system / "system.json"
     return load_system(system).info.stage if path.is_file() else None
+
+
+def held_to_rollouts(system: Path) -> bool:
+    """Whether a folder holds a system that has finished its training on rollouts."""
+    path = system / "system.json"
+    return path.is_file() and ACCOUNT in json.loads(path.read_text())
 
 
 def trained_models(folder: Path) -> set[str]:
@@ -337,9 +395,8 @@ def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
             failure = error
     if "results" in config.only and not (failure and not played(config)):
         commands = [shown(step) for step in (*trainings, *plays) if begun(config, step)]
-        print(
-            f"results: {write_study(Study.read(config.runs, config.recipes, config.seeds), config.results, commands)}"
-        )
+        read = Study.read(config.runs, config.recipes, config.seeds, rolled=config.rollouts is not None)
+        print(f"results: {write_study(read, config.results, commands)}")
     if failure is not None:
         sys.exit(f"error: {failure}")
 

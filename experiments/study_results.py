@@ -27,7 +27,7 @@ from colaworld.experiments.report import by_category, success_table
 from colaworld.experiments.reproduce_measures import COLLAPSE, PROBE, PROBE_CONSTANT, Measure, drop, health, video
 
 PLANNERS = ("cem", "mppi")
-BASE, CODEC, ENCODED = "base", "codec", "encoded"
+BASE, CODEC, ENCODED, ROLLOUTS = "base", "codec", "encoded", "rollouts"
 FLOORS, SIMULATOR, CEILING = "floors", "simulator", "ceiling"
 CORRELATIONS, CORRELATION = "correlations", "correlation.json"
 BAR = 0.977
@@ -62,13 +62,16 @@ class Study:
     correlations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, runs: Path, recipes: Sequence[str], seeds: Sequence[int]) -> "Study":
-        """All that is there so far. ValueError when that is nothing, or two parts were played in other simulators or
-        on other goals."""
+    def read(cls, runs: Path, recipes: Sequence[str], seeds: Sequence[int], *, rolled: bool = False) -> "Study":
+        """All that is there so far; ``rolled``: of systems that went on on their rollouts.
+
+        ValueError when that is nothing, or two parts were played in other simulators or on other goals.
+        """
         plays, evaluations = {}, {}
+        systems = runs / ROLLOUTS if rolled else runs
         for recipe in recipes:
             for seed in seeds:
-                if (path := runs / f"{recipe}-s{seed}" / "evaluation.json").is_file():
+                if (path := systems / f"{recipe}-s{seed}" / "evaluation.json").is_file():
                     evaluations[recipe, seed] = json.loads(path.read_text())
                 for planner in PLANNERS:
                     if side := _side(runs / "plays" / f"{recipe}-s{seed}-{planner}", "planner"):

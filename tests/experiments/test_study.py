@@ -17,6 +17,7 @@ from colaworld.experiments.goal_settings import EvalConfig, on_yardstick
 from colaworld.experiments.study import GOAL_MODEL_NAMES, StudyConfig, check_encoded, shown, study
 from colaworld.experiments.study_steps import Step
 from colaworld.experiments.train_config import TrainConfig
+from colaworld.experiments.train_rollouts import RolloutTraining
 
 
 def test_a_study_that_is_ended_ends_its_commands(config, tmp_path, monkeypatch):
@@ -106,6 +107,34 @@ def test_data_are_encoded_once_where_asked(config):
     assert [steps[name].after for name in ("encoded", "base", "cola-s0")] == [("codec",), ("encoded",), ("base",)]
     words = told["goals-cola-s0"]
     assert words[words.index("--data") + 1] == str(config.data[0]), "goal models read the pictures"
+
+
+def test_systems_go_on_on_their_rollouts_where_asked(config):
+    steps = {each.name: each for each in replace(config, rollouts="--steps 9").trainings()}
+    told = {name: each.command[2:] for name, each in steps.items()}
+    rolled = tyro.cli(RolloutTraining, args=told["rollouts-two_stage-s1"])
+    assert rolled.run == config.runs / "two_stage-s1" and rolled.out == config.runs / "rollouts" / "two_stage-s1"
+    assert (rolled.steps, rolled.loop.seed, rolled.data) == (9, 1, config.data)
+    assert rolled.reader == config.runs / "base" / "goal_models"
+    words = told["reader"]
+    assert words[words.index("--run") + 1] == str(config.runs / "base"), "it imagines nothing: recorded frames alone"
+    assert words[words.index("--models") + 1] == "distance"
+    assert set(steps["rollouts-two_stage-s1"].after) == {"two_stage-s1", "reader"}
+    plays = {each.name: each for each in replace(config, rollouts="").plays()}
+    for name, needed in (("play-two_stage-s1-cem", "two_stage-s1"), ("play-ceiling", "cola-s0")):
+        words = plays[name].command
+        assert words[words.index("--run") + 1] == str(config.runs / "rollouts" / needed)
+        assert set(plays[name].after) == {f"rollouts-{needed}", f"goals-{needed}"}
+    for name in ("goals-cola-s0", "evaluation-cola-s0"):
+        words = told[name]
+        assert words[words.index("--run") + 1] == str(config.runs / "rollouts" / "cola-s0")
+        assert steps[name].after == ("rollouts-cola-s0",)
+    encoded = replace(config, preset="tiny_conv", encoded=True, training="", base_training="", rollouts="--shift 4")
+    with pytest.raises(ValueError, match="--rollouts has --shift 4, its data allow 0$"):
+        check_encoded(encoded)
+    check_encoded(replace(encoded, encoding="--crops 2"))
+    with pytest.raises(SystemExit):
+        replace(config, rollouts="--stepps 9")
 
 
 @pytest.mark.parametrize(
