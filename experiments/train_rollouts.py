@@ -56,7 +56,7 @@ class RolloutTraining:
     that learned from recorded frames alone tells more of imagined ones (--fit-config.imagined 0, or a --run without an
     adapter)."""
     rollout: RolloutConfig = RolloutConfig()
-    steps: int = 700
+    steps: int = 1000
     """Optimiser steps."""
     batch_size: int = 16
     """Clips in a batch."""

@@ -23,8 +23,8 @@ from colaworld.models.goal_distance import GoalDistance
 from colaworld.models.imagination import Imagination, given
 from colaworld.models.share import Chance, draw
 
-BETA = 0.2
-"""Where the misreading's loss turns from squared to absolute, in units of the positions' spread."""
+UNIT, BETA = 0.1, 0.2
+"""Misreadings count in units of 10 cm, whatever the recordings' spread, and squared below 2 cm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +126,9 @@ def _misread(
     """Of each clip, how differently the frames are read that were imagined and those that were recorded ``(B, H, C, h,
     w)``, given the last of these.
     """
-    unit, last = reader.config.spread, recorded[:, -1:].expand_as(recorded).flatten(0, 1)
+    last = recorded[:, -1:].expand_as(recorded).flatten(0, 1)
     with torch.no_grad():
-        truth = read(reader, recorded.flatten(0, 1), last) / unit
-    found = read(reader, imagined.flatten(0, 1), last) / unit
+        truth = read(reader, recorded.flatten(0, 1), last) / UNIT
+    found = read(reader, imagined.flatten(0, 1), last) / UNIT
     error = F.smooth_l1_loss(found, truth, beta=BETA, reduction="none")
     return error.unflatten(0, recorded.shape[:2]).flatten(1).mean(dim=1)
