@@ -18,29 +18,35 @@ flags for a step that has begun are refused.
 """
 
 import functools
-import json
 import shlex
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from colaworld.adapters import SHIPPED_PRESET
-from colaworld.adapters.goal_models import DESCRIPTION
-from colaworld.adapters.system import load_system
 from colaworld.envs.encoded import INDEX
 from colaworld.envs.manifest import load_manifest
 from colaworld.experiments.cli import main
 from colaworld.experiments.encode_latents import EncodeConfig
-from colaworld.experiments.goal_settings import EvalConfig, on_yardstick, parts_of_planner
+from colaworld.experiments.goal_settings import on_yardstick, parts_of_planner
 from colaworld.experiments.planning_world import goal_models_beside
 from colaworld.experiments.presets import PresetName
 from colaworld.experiments.recipes import RecipeName
 from colaworld.experiments.study_page import write_study
+from colaworld.experiments.study_reads import (
+    asked_for,
+    changed,
+    evaluation,
+    held_to_rollouts,
+    rolled_out,
+    trained_models,
+    trained_to,
+)
 from colaworld.experiments.study_results import (
     BASE,
     CEILING,
@@ -55,7 +61,6 @@ from colaworld.experiments.study_results import (
 )
 from colaworld.experiments.study_steps import Step, StepsFailed, run_steps
 from colaworld.experiments.train_config import TrainConfig, preset_defaults
-from colaworld.experiments.train_rollouts import ACCOUNT, RolloutTraining
 
 SCRIPTS = Path(__file__).parent
 GOAL_MODEL_NAMES = ("distance", "progress", "success", "policy", "inverse")
@@ -326,45 +331,6 @@ def check_encoded(config: StudyConfig) -> None:
 
 def _script(name: str, *words: object) -> tuple[str, ...]:
     return (sys.executable, str(SCRIPTS / f"{name}.py"), *map(str, words))
-
-
-def evaluation(flags: str) -> EvalConfig:
-    """``vp2_eval.py``'s flags, read; SystemExit (2) names one that it does not have."""
-    return tyro.cli(tyro.conf.OmitArgPrefixes[EvalConfig], args=shlex.split(flags))
-
-
-def rolled_out(flags: str) -> RolloutTraining:
-    """``train_rollouts.py``'s flags, read; SystemExit (2) names one that it does not have."""
-    return tyro.cli(RolloutTraining, args=shlex.split(flags))
-
-
-def changed(flags: str) -> set[str]:
-    """Which of ``vp2_eval.py``'s flags these set to something that is not the default."""
-    usual, said = asdict(EvalConfig()), asdict(evaluation(flags))
-    return {name for name, value in said.items() if value != usual[name]}
-
-
-def trained_to(system: Path) -> str | None:
-    """The last stage of a saved system; None where there is none."""
-    path = system / "system.json"
-    return load_system(system).info.stage if path.is_file() else None
-
-
-def held_to_rollouts(system: Path) -> bool:
-    """Whether a folder holds a system that has finished its training on rollouts."""
-    path = system / "system.json"
-    return path.is_file() and ACCOUNT in json.loads(path.read_text())
-
-
-def trained_models(folder: Path) -> set[str]:
-    """Which goal models a folder holds."""
-    path = folder / DESCRIPTION
-    return set(json.loads(path.read_text())["parts"]) if path.is_file() else set()
-
-
-def asked_for(summary: Path) -> int | None:
-    """``--episodes`` of a finished ``vp2_eval.py``; None where it has not finished."""
-    return json.loads(summary.read_text())["config"]["episodes"] if summary.is_file() else None
 
 
 def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
