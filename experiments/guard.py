@@ -44,8 +44,8 @@ class GuardConfig:
     least_entropy: float = LEAST_ENTROPY
     """Collapsed when a token's codes have less entropy, in nats."""
     least_action_use: float = 0.01
-    """Collapsed when the right codes lower the world model's loss by a smaller share than the commonest code does
-    everywhere (``action_use``); a negative one asks for nothing. Not stated in the paper."""
+    """Collapsed when the right codes lower the world model's loss by a smaller share of what it is under the commonest
+    code everywhere (``action_use``, over all transitions); a negative one asks for nothing. Not stated in the paper."""
     settle_looks: int = 3
     """Settled when this many looks in a row are healthy and differ little. Not stated in the paper."""
     settle_utilisation: float = 0.1

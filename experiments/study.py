@@ -43,6 +43,7 @@ from colaworld.experiments.study_reads import (
     changed,
     evaluation,
     held_to_rollouts,
+    own_of_rollouts,
     rolled_out,
     trained_models,
     trained_to,
@@ -143,8 +144,8 @@ class StudyConfig:
                 raise ValueError(f"--{name.replace('_', '-')} must be {bound} or more, got {getattr(self, name)}")
         if self.encoding and not self.encoded:
             raise ValueError(f"--encoding {self.encoding!r} is of --encoded")
-        if self.rollouts is not None:
-            rolled_out(self.rollouts)
+        if wrong := own_of_rollouts(self.rollouts or ""):
+            raise ValueError(f"--rollouts {self.rollouts!r}: {wrong[0]} is what the study itself decides")
         search, cost = changed(self.planning), changed(self.cost)
         if wrong := sorted(search & COST_FLAGS):
             raise ValueError(f"--planning {self.planning!r}: {wrong[0]} is of --cost, which the simulator's row shares")

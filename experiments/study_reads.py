@@ -23,6 +23,13 @@ def rolled_out(flags: str) -> RolloutTraining:
     return tyro.cli(RolloutTraining, args=shlex.split(flags))
 
 
+def own_of_rollouts(flags: str) -> list[str]:
+    """Which of ``train_rollouts.py``'s flags these set that a study itself decides."""
+    said, usual = rolled_out(flags), RolloutTraining()
+    found = [f"--{name}" for name in ("run", "out", "data", "reader") if getattr(said, name) != getattr(usual, name)]
+    return found + (["--loop.seed"] if said.loop.seed != usual.loop.seed else [])
+
+
 def changed(flags: str) -> set[str]:
     """Which of ``vp2_eval.py``'s flags these set to something that is not the default."""
     usual, said = asdict(EvalConfig()), asdict(evaluation(flags))

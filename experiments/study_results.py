@@ -30,6 +30,7 @@ PLANNERS = ("cem", "mppi")
 BASE, CODEC, ENCODED, ROLLOUTS = "base", "codec", "encoded", "rollouts"
 FLOORS, SIMULATOR, CEILING = "floors", "simulator", "ceiling"
 CORRELATIONS, CORRELATION = "correlations", "correlation.json"
+EVALUATION = "evaluation.json"
 BAR = 0.977
 """Of what is reachable: the paper's figure for goal reaching on LIBERO (43 of 44)."""
 MEASURES: Mapping[str, Measure] = {
@@ -71,8 +72,8 @@ class Study:
         systems = runs / ROLLOUTS if rolled else runs
         for recipe in recipes:
             for seed in seeds:
-                if (path := systems / f"{recipe}-s{seed}" / "evaluation.json").is_file():
-                    evaluations[recipe, seed] = json.loads(path.read_text())
+                if report := _evaluation(systems / f"{recipe}-s{seed}", runs / f"{recipe}-s{seed}"):
+                    evaluations[recipe, seed] = report
                 for planner in PLANNERS:
                     if side := _side(runs / "plays" / f"{recipe}-s{seed}-{planner}", "planner"):
                         plays[recipe, planner, seed] = side
@@ -101,6 +102,16 @@ class Study:
         if row in self.recipes:
             return self.plays.get((row, planner, seed))
         return self.plays.get((row, "cem" if row in (SIMULATOR, CEILING) else None, None))
+
+
+def _evaluation(system: Path, run: Path) -> dict[str, Any] | None:
+    """Of the system that plays; its seed, what its training spent, and what was before its adapter are of the ``run``
+    that it comes from. None where there is none yet."""
+    if not (system / EVALUATION).is_file():
+        return None
+    report = json.loads((system / EVALUATION).read_text())
+    trained = json.loads((run / EVALUATION).read_text()) if (run / EVALUATION).is_file() else {}
+    return report | {name: trained[name] for name in ("seed", "budget", "before_adapter") if name in trained}
 
 
 def _side(folder: Path, row: str) -> Side | None:

@@ -1,7 +1,7 @@
 """Go on with a trained system on its own rollouts, held to what was recorded and to what a goal distance reads there.
 
     python experiments/train_goal_models.py --run runs/base --models distance --data DATA   # the reader
-    python experiments/train_rollouts.py --run runs/train --reader runs/base/goal_models --out runs/rollouts
+    python experiments/train_rollouts.py --run runs/train --reader runs/base/goal_models --data DATA --out runs/rollouts
     python experiments/train_goal_models.py --run runs/rollouts --data DATA   # costs of what it now imagines
 
 Video model, conditioner and adapter learn (``models/rollout_model.py``) by the loop of the adapter stage, under the
@@ -42,7 +42,8 @@ WATCHED = 32
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutTraining:
-    """Flags of such a run; they are stored in the run folder, and a resumed run must have the same ones."""
+    """Flags of such a run; those that weights depend on are stored in the run folder, and a resumed run must have the
+    same ones."""
 
     run: Path | None = None
     """Where it starts: folder of a training run or of a trained system; default: the weights that ship."""
@@ -52,9 +53,9 @@ class RolloutTraining:
     """What train_world_model.py takes, encoded data among it; default: the starter data that ship."""
     source: SourceOptions = SourceOptions()
     reader: Path | None = None
-    """Folder of train_goal_models.py with a distance of the same codec; default: the goal models beside --run. One
-    that learned from recorded frames alone tells more of imagined ones (--fit-config.imagined 0, or a --run without an
-    adapter)."""
+    """Folder of train_goal_models.py with a distance of the same codec; default: the goal models beside --run, or those
+    that ship without one. Best one that learned from recorded frames alone (--fit-config.imagined 0, or a --run
+    without an adapter): what imagined ones lack it does not make up."""
     rollout: RolloutConfig = RolloutConfig()
     steps: int = 1000
     """Optimiser steps."""
@@ -70,6 +71,8 @@ class RolloutTraining:
 
     def __post_init__(self) -> None:
         self.stage()
+        if self.loop.compile:
+            raise ValueError("--loop.compile speeds up nothing here: it is for frames that are predicted all at once")
 
     def stage(self) -> StageConfig:
         """The budget as the loop takes it. The adapter learns through the world model alone."""
@@ -104,9 +107,11 @@ def train_rollouts(config: Annotated[RolloutTraining, tyro.conf.arg(name="")]) -
     reader, read_from = find_reader(config, system)
     clips = training_clips(config, system, folder, split="train")
     held_out = training_clips(config, system, folder, split="validation")
+    written = config.out / "system"
+    if not (config.out / BOUND).is_file() and written.exists():
+        raise ValueError(f"{written}: there is a system already, of another training; choose another --out")
     made = account(config, folder, read_from)
     bind(config.out / BOUND, made | {"batch_size": config.batch_size, "loop": weight_flags(config.loop)})
-    written = config.out / "system"
     if not (written / "system.json").is_file():
         accelerator = make_accelerator(config.out, config.loop, ["tensorboard"])
         check_divisible(config.batch_size, accelerator, config.loop.accumulate, "--batch-size")
@@ -173,6 +178,7 @@ def account(config: RolloutTraining, folder: Path, read_from: str | None) -> dic
         "reader": read_from,
         **asdict(config.rollout),
         "data": [str(path) for path in config.data],
+        "source": {name: value for name, value in asdict(config.source).items() if name != "stream"},
         **own,
     }
 

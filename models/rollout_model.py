@@ -53,10 +53,11 @@ class RolloutConfig:
 
 class RolloutModel(ColaModel):
     """A ``ColaModel`` whose flow loss, while its video model is in training mode, is that of a rollout from a random
-    place in the clip. Otherwise it is the ordinary one.
+    place in the clip, each frame in one step from the last. Otherwise it is the ordinary one. No action is dropped, so
+    that guidance learns nothing here, and clips with an unknown one teach nothing.
 
     The ``reader`` is no part of the module: its weights are not trained or saved. ValueError for one that is missing,
-    and for compressed time, whose latents are not frames.
+    for compressed time, whose latents are not frames, and for flows from noise, whose one step is no frame.
     """
 
     def __init__(self, model: ColaModel, reader: GoalDistance | None, config: RolloutConfig) -> None:
@@ -65,6 +66,9 @@ class RolloutModel(ColaModel):
         )
         if model.compressed is not None:
             raise ValueError("rollouts are of frames; this codec's latents stand for several each")
+        if model.flow.source != "last_frame":
+            source = model.flow.source
+            raise ValueError(f"rollouts imagine a frame in one step from the last one, this flow starts from {source}")
         if config.reads and reader is None:
             raise ValueError("what imagined frames show is judged by a goal distance, and there is none")
         self.config = config

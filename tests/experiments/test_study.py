@@ -135,6 +135,9 @@ def test_systems_go_on_on_their_rollouts_where_asked(config):
     check_encoded(replace(encoded, encoding="--crops 2"))
     with pytest.raises(SystemExit):
         replace(config, rollouts="--stepps 9")
+    for flag in ("--run other", "--reader other", "--loop.seed 7", "--data other", "--out other"):
+        with pytest.raises(ValueError, match=f"{flag.split()[0]} is what the study itself decides"):
+            replace(config, rollouts=flag)
 
 
 @pytest.mark.parametrize(

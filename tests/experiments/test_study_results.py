@@ -54,6 +54,20 @@ def read(runs: Path) -> Study:
     return Study.read(runs, ("cola", "two_stage"), (0, 1))
 
 
+def test_systems_that_went_on_are_judged_as_they_ended_with_what_their_training_knew(runs):
+    trained = {"adapter": 1, "before_adapter": {"idm": 2}, "seed": 0, "budget": {"joint": 3}}
+    ended = {"adapter": 4, "before_adapter": None, "seed": None, "budget": {}}
+    for folder, report in ((runs / "cola-s0", trained), (runs / "rollouts" / "cola-s0", ended)):
+        folder.mkdir(parents=True)
+        (folder / "evaluation.json").write_text(json.dumps(report))
+    (runs / "two_stage-s0").mkdir()
+    (runs / "two_stage-s0" / "evaluation.json").write_text(json.dumps(trained))
+    rolled = Study.read(runs, ("cola", "two_stage"), (0, 1), rolled=True)
+    assert rolled.evaluations == {("cola", 0): {**trained, "adapter": 4}}
+    plain = Study.read(runs, ("cola", "two_stage"), (0, 1))
+    assert plain.evaluations == {("cola", 0): trained, ("two_stage", 0): trained}
+
+
 def test_rows_have_wilson_intervals_for_each_seed_by_itself(read):
     rows = {(each["row"], each["planner"], each["seed"], each["category"]): each for each in rows_of(read)}
     one = rows["cola", "cem", 1, "all"]

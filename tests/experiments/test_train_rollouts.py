@@ -16,6 +16,7 @@ from colaworld.experiments.presets import PRESETS, build
 from colaworld.experiments.train_rollouts import RolloutTraining, train_rollouts
 from colaworld.experiments.training import LoopConfig
 from colaworld.models.cola import CONTEXT_FRAMES
+from colaworld.models.flow import FlowConfig
 from colaworld.models.goal_distance import GoalDistance
 from colaworld.models.imagination import Imagination, given
 from colaworld.models.rollout_model import RolloutConfig, RolloutModel
@@ -201,6 +202,13 @@ def test_what_cannot_be_is_named(made, tmp_path, fake_recording, capsys):
     train_rollouts(made)
     with pytest.raises(ValueError, match=re.escape("rollouts.json: this run was started with steps=4, not 5")):
         train_rollouts(replace(made, steps=5))
+    with pytest.raises(ValueError, match="there is a system already, of another training"):
+        train_rollouts(replace(made, out=made.run))
+    with pytest.raises(ValueError, match="--loop.compile speeds up nothing"):
+        replace(made, loop=replace(made.loop, compile=True))
+    with pytest.raises(ValueError, match="this flow starts from noise"):
+        noisy = system(flow=FlowConfig(source="noise", mean_fraction=0.0))
+        RolloutModel(noisy.model(), None, RolloutConfig(gripper=0.0))
     with pytest.raises(ValueError, match="--rollout.horizon 5: with 2 frames of context it is longer than the clips of"):
         train_rollouts(replace(made, rollout=RolloutConfig(horizon=5), out=tmp_path / "long"))
     half = staged(load_system(made.run / "system"), "joint")
