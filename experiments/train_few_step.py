@@ -16,22 +16,19 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import tyro
 
 from colaworld.adapters.system import ColaSystem, load_system, weights_path
 from colaworld.envs.demos import ClipDataset, SourceOptions, starter_path
-from colaworld.envs.whole_file import whole_file
-from colaworld.experiments.batch_parts import check_divisible
-from colaworld.experiments.batches import fixed_batch
 from colaworld.experiments.cli import main
+from colaworld.experiments.further_training import STAGE, bind, check_clips, go_on, sign, weight_flags
 from colaworld.experiments.planning_world import system_folder, system_hash
-from colaworld.experiments.recipes import RECIPES
 from colaworld.experiments.stage_config import StageConfig
-from colaworld.experiments.training import Data, LoopConfig, make_accelerator, train_stage
+from colaworld.experiments.training import LoopConfig
 from colaworld.models.cola import ColaModel
 from colaworld.models.few_step import FewStepModel, ReflowConfig
 
-STAGE = "adapter"
 ACCOUNT = "few_step"
 BOUND = "few_step.json"
 WATCHED = 16
@@ -95,23 +92,15 @@ def distil(config: Annotated[FewStepConfig, tyro.conf.arg(name="")]) -> None:
     held_out = training_clips(config, teacher, folder, split="validation")
     made = account(config, teacher, folder)
     bind(config.out / BOUND, made | {"batch_size": config.batch_size, "loop": weight_flags(config.loop)})
-    system = config.out / "system"
-    if not (system / "system.json").is_file():
-        accelerator = make_accelerator(config.out, config.loop, ["tensorboard"])
-        check_divisible(config.batch_size, accelerator, config.loop.accumulate, "--batch-size")
-        accelerator.init_trackers("tensorboard")
+
+    def student(device: torch.device) -> FewStepSystem:
         for part in teacher.parts().values():
-            part.to(accelerator.device)
-        student = taught(teacher, config.reflow)
-        data = Data(
-            train=clips,
-            watched_train=fixed_batch(clips, WATCHED, seed=1).to(accelerator.device),
-            held_out=fixed_batch(held_out, WATCHED, seed=2).to(accelerator.device),
-        )
-        train_stage(accelerator, student, STAGE, config.stage(), config.loop, data, config.out, steps_before=0)
-        accelerator.end_training()
-        if not accelerator.is_main_process:
-            return
+            part.to(device)
+        return taught(teacher, config.reflow)
+
+    if not go_on(config.out, student, config.stage(), config.loop, clips, held_out, watched=WATCHED):
+        return
+    system = config.out / "system"
     sign(system, made, ACCOUNT)
     print(f"system: {system}   metrics: {config.out / 'metrics.jsonl'}")
 
@@ -135,12 +124,7 @@ def load_teacher(folder: Path) -> ColaSystem:
 def training_clips(config: FewStepConfig, system: ColaSystem, folder: Path, *, split: str) -> ClipDataset:
     """Clips of the teacher's length. ValueError when they are not what it was trained for."""
     clips = ClipDataset(config.data or (starter_path(),), length=system.info.clip, split=split, options=config.source)
-    for name in ("height", "width", "frame_skip", "action_dim", "render_profile"):
-        wanted, found = getattr(system.info, name), getattr(clips, name)
-        if wanted != found:
-            raise ValueError(f"{folder}: {name} is {wanted!r}, but the data say {found!r}")
-    if RECIPES[system.info.recipe].turn(STAGE).reads == "actions":
-        clips.require_actions(f"recipe {system.info.recipe!r}")
+    check_clips(clips, system, folder)
     return clips
 
 
@@ -155,35 +139,6 @@ def account(config: FewStepConfig, teacher: ColaSystem, folder: Path) -> dict[st
         "data": [str(path) for path in config.data],
         **own,
     }
-
-
-def weight_flags(loop: LoopConfig) -> dict[str, Any]:
-    """Of the loop's flags those that weights depend on."""
-    named = ("seed", "ema_decay", "gradient_clip", "mixed_precision", "accumulate")
-    return {name: getattr(loop, name) for name in named}
-
-
-def bind(path: Path, said: dict[str, Any]) -> None:
-    """A run folder belongs to one set of flags. ValueError naming the first that differs."""
-    if path.is_file():
-        try:
-            before = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: not valid JSON ({error}); choose another --out") from error
-        for key, value in json.loads(json.dumps(said)).items():
-            if before.get(key) != value:
-                raise ValueError(
-                    f"{path}: this run was started with {key}={before.get(key)}, not {value}; choose another --out"
-                )
-    with whole_file(path) as partial:
-        partial.write_text(json.dumps(said, indent=2) + "\n")
-
-
-def sign(system: Path, made: dict[str, Any], account: str) -> None:
-    """Write into a system, under ``account``, how it was made."""
-    path = system / "system.json"
-    with whole_file(path) as partial:
-        partial.write_text(json.dumps({**json.loads(path.read_text()), account: made}, indent=2) + "\n")
 
 
 def few_step_account(system: Path) -> dict[str, Any] | None:

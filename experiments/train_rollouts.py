@@ -16,21 +16,19 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import tyro
 
 from colaworld.adapters.goal_models import load_goal_models
 from colaworld.adapters.system import ColaSystem, load_system, weights_path
 from colaworld.envs.demos import ClipDataset, SourceOptions, starter_path
-from colaworld.experiments.batch_parts import check_divisible
-from colaworld.experiments.batches import fixed_batch
 from colaworld.experiments.cli import main
 from colaworld.experiments.encoded_data import check_codec
+from colaworld.experiments.further_training import STAGE, bind, check_clips, go_on, sign, weight_flags
 from colaworld.experiments.planning_world import system_folder, system_hash, usual_goal_models
 from colaworld.experiments.provenance import file_hash
-from colaworld.experiments.recipes import RECIPES
 from colaworld.experiments.stage_config import StageConfig
-from colaworld.experiments.train_few_step import STAGE, bind, sign, weight_flags
-from colaworld.experiments.training import Data, LoopConfig, make_accelerator, train_stage
+from colaworld.experiments.training import LoopConfig
 from colaworld.models.cola import CONTEXT_FRAMES
 from colaworld.models.goal_distance import GoalDistance
 from colaworld.models.rollout_model import RolloutConfig, RolloutModel
@@ -112,22 +110,14 @@ def train_rollouts(config: Annotated[RolloutTraining, tyro.conf.arg(name="")]) -
         raise ValueError(f"{written}: there is a system already, of another training; choose another --out")
     made = account(config, folder, read_from)
     bind(config.out / BOUND, made | {"batch_size": config.batch_size, "loop": weight_flags(config.loop)})
-    if not (written / "system.json").is_file():
-        accelerator = make_accelerator(config.out, config.loop, ["tensorboard"])
-        check_divisible(config.batch_size, accelerator, config.loop.accumulate, "--batch-size")
-        accelerator.init_trackers("tensorboard")
+
+    def learner(device: torch.device) -> RolloutSystem:
         for part in (*system.parts().values(), *(() if reader is None else (reader,))):
-            part.to(accelerator.device)
-        learner = held_to_rollouts(system, reader, config.rollout)
-        data = Data(
-            train=clips,
-            watched_train=fixed_batch(clips, WATCHED, seed=1).to(accelerator.device),
-            held_out=fixed_batch(held_out, WATCHED, seed=2).to(accelerator.device),
-        )
-        train_stage(accelerator, learner, STAGE, config.stage(), config.loop, data, config.out, steps_before=0)
-        accelerator.end_training()
-        if not accelerator.is_main_process:
-            return
+            part.to(device)
+        return held_to_rollouts(system, reader, config.rollout)
+
+    if not go_on(config.out, learner, config.stage(), config.loop, clips, held_out, watched=WATCHED):
+        return
     sign(written, made, ACCOUNT)
     print(f"system: {written}   metrics: {config.out / 'metrics.jsonl'}")
 
@@ -155,18 +145,13 @@ def training_clips(config: RolloutTraining, system: ColaSystem, folder: Path, *,
     """Clips of the length that the system was trained on. ValueError when they are not what it was trained for."""
     paths = config.data or (starter_path(),)
     clips = ClipDataset(paths, length=system.info.clip, split=split, encoded=True, options=config.source)
-    for name in ("height", "width", "frame_skip", "action_dim", "render_profile"):
-        wanted, found = getattr(system.info, name), getattr(clips, name)
-        if wanted != found:
-            raise ValueError(f"{folder}: {name} is {wanted!r}, but the data say {found!r}")
+    check_clips(clips, system, folder)
     check_codec(clips, system.codec, folder)
     if config.shift and clips.encoded is not None and clips.encoded.pixels != config.shift:
         raise ValueError(
             f"--shift {config.shift}: {paths[0]} holds latents of crops of up to {clips.encoded.pixels} pixels; say "
             "that, or 0"
         )
-    if RECIPES[system.info.recipe].turn(STAGE).reads == "actions":
-        clips.require_actions(f"recipe {system.info.recipe!r}")
     return clips
 
 
