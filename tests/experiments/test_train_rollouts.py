@@ -129,12 +129,16 @@ def test_the_loss_is_that_of_frames_imagined_one_after_the_other(preset):
 
 
 def test_the_gradient_goes_through_all_steps_to_the_first_action():
-    made = system()
-    model = RolloutModel(made.model(), reader_of(made), RolloutConfig(horizon=3))
+    made, found = system(), {}
     clip = torch.randn(2, CONTEXT_FRAMES + 3, *made.codec.latent_shape)
-    actions = torch.randn(2, CONTEXT_FRAMES + 2, made.conditioner.config.latent_action_dim, requires_grad=True)
-    model.rollout_losses(clip, actions).sum().backward()
-    assert (actions.grad.abs().sum(dim=(0, 2))[CONTEXT_FRAMES - 1 :] > 0).all()
+    drawn = torch.randn(2, CONTEXT_FRAMES + 2, made.conditioner.config.latent_action_dim)
+    for gripper in (0.0, 5.0):
+        model = RolloutModel(made.model(), reader_of(made), RolloutConfig(horizon=3, gripper=gripper))
+        actions = drawn.clone().requires_grad_()
+        model.rollout_losses(clip, actions).sum().backward()
+        found[gripper] = actions.grad[:, CONTEXT_FRAMES - 1 :]
+        assert (found[gripper].abs().sum(dim=(0, 2)) > 0).all()
+    assert not torch.allclose(found[0.0], found[5.0]), "what is read teaches too"
     assert not any(weight.requires_grad for weight in model._reader[0].parameters())
     assert all("reader" not in name for name, _ in model.named_parameters())
 
