@@ -67,7 +67,7 @@ def published_system(
         )
     made_codec, made_video, dropped = READERS[chosen.backbone](chosen, fresh, video, codec)
     system = staged(ColaSystem(info=fresh.info, codec=made_codec, video=made_video), "pretrain")
-    check_parts(video or Path(preset), system, fresh)
+    check_parts(video or Path(preset), system.parts(), fresh)
     save_system(system, out)
     print(f"left out: {len(dropped)} weights of the text layers, the first {dropped[0] if dropped else 'none'}")
     print(f"system: {out}   next: train_world_model.py --preset {preset} --init {out}")

@@ -105,6 +105,9 @@ class StudyConfig:
     """Further flags of every training, as one word: --training="--joint.steps 4000 --loop.compile"."""
     base_training: str = ""
     """The same of codec and action-free video model."""
+    codec_init: Path | None = None
+    """With --encoded: a system whose codec the codec's training goes on with, of another preset, say; a fresh one when
+    not given."""
     goal_training: str = "--fit-config.hidden 96"
     """The same of the goal models (experiments/train_goal_models.py); as wide as those that ship. The first recipe's
     with the first seed are all of them; the others' are what --cost reads, each taught on what its own system imagines,
@@ -113,6 +116,11 @@ class StudyConfig:
     """Every trained system goes on on its own rollouts before it plays (experiments/train_rollouts.py), read by a
     distance that learned from recorded frames; further flags of that, --rollouts="" for none. They do not when not
     given."""
+    reader_training: str = "--fit-config.steps 5000"
+    """Flags of that reader's training (experiments/train_goal_models.py)."""
+    judge: Literal["own", "reader"] = "own"
+    """Whose distance --cost reads: own, that of goal models of the system that plays, taught also on what it imagines;
+    or reader, the one that learned from recorded frames alone, the same for every row (--rollouts)."""
     planning: str = "--samples 32 --elite-fraction 0.15 --horizon 5 --replan-every 2"
     """Further flags of every search with a learned model; those of the simulator's yardstick in the manifest. With more
     candidates in an episode it would not say what can be reached."""
@@ -142,8 +150,9 @@ class StudyConfig:
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"--{name.replace('_', '-')} must be {bound} or more, got {getattr(self, name)}")
-        if self.encoding and not self.encoded:
-            raise ValueError(f"--encoding {self.encoding!r} is of --encoded")
+        for flag, value in (("--encoding", self.encoding), ("--codec-init", self.codec_init)):
+            if value and not self.encoded:
+                raise ValueError(f"{flag} {str(value)!r} is of --encoded")
         if wrong := own_of_rollouts(self.rollouts or ""):
             raise ValueError(f"--rollouts {self.rollouts!r}: {wrong[0]} is what the study itself decides")
         search, cost = changed(self.planning), changed(self.cost)
@@ -153,6 +162,17 @@ class StudyConfig:
             raise ValueError(f"--planning {self.planning!r}: {wrong[0]} is what the study itself decides")
         if wrong := sorted(cost - COST_FLAGS):
             raise ValueError(f"--cost {self.cost!r}: {wrong[0]} is of --planning, or of no cost")
+        if self.judge == "reader":
+            self._check_reader()
+
+    def _check_reader(self) -> None:
+        """ValueError when the reader cannot judge: it does not come to be, or knows less than is asked."""
+        if self.rollouts is None:
+            raise ValueError("--judge reader: without --rollouts there is no reader")
+        for flag, flags in (("--cost", self.cost), ("--planning", self.planning)):
+            for part, asked in parts_of_planner(evaluation(flags)).items():
+                if part != "distance":
+                    raise ValueError(f"--judge reader knows a distance alone, and {flag} has {asked}")
 
     def trainings(self) -> list[Step]:
         """Codec and action-free video model, the recipes from these, and goal models, which also learn from what their
@@ -163,9 +183,10 @@ class StudyConfig:
         seen = data
         if self.encoded:
             codec, seen = self.runs / CODEC, ("--data", str(encoded))
+            start = ("--init", str(self.codec_init)) if self.codec_init else ("--from-scratch",)
             pretrain = ("--init", str(codec / "system"), "--stages", "pretrain", *said, *seen)
             first = [
-                self._training(CODEC, "--from-scratch", "--stages", "codec", *said, *data, to="codec"),
+                self._training(CODEC, *start, "--stages", "codec", *said, *data, to="codec"),
                 Step(
                     name=ENCODED,
                     command=_script(
@@ -176,47 +197,48 @@ class StudyConfig:
                 ),
                 self._training(BASE, *pretrain, to="pretrain", after=(ENCODED,)),
             ]
-        recipes = [
-            self._training(
-                f"{recipe}-s{seed}",
-                *("--recipe", recipe, "--loop.seed", str(seed), "--init", str(base / "system")),
-                *(*shlex.split(self.training), *seen),
-                after=(BASE,),
-            )
-            for seed in self.seeds
-            for recipe in self.recipes
-        ]
-        rolled = [] if self.rollouts is None else self._rolled([run.name for run in recipes], seen)
-        read, goals = parts_of_planner(evaluation(self.cost)), []
-        no_codes = {"inverse"} if self.recipes[0] == "real_actions" else set()
-        for number, run in enumerate(recipes):
-            wanted = set(GOAL_MODEL_NAMES) - no_codes if number == 0 else set(read)
-            names = tuple(name for name in GOAL_MODEL_NAMES if name in wanted)
-            step = self._goal_models(f"goals-{run.name}", self.system(run.name), names, after=self.made_by(run.name))
-            goals += [step] if names else []
-        return [*first, *recipes, *rolled, *goals]
+        if self.rollouts is not None:  # all wait for it
+            base_only = ("distance",), self.reader_training
+            first.append(self._goal_models("reader", self.runs / BASE, *base_only, after=BASE))
+        each = []  # one system is whole before the next begins: it can play meanwhile
+        for seed in self.seeds:
+            for recipe in self.recipes:
+                name = f"{recipe}-s{seed}"
+                flags = ("--recipe", recipe, "--loop.seed", str(seed), "--init", str(base / "system"))
+                each.append(self._training(name, *flags, *shlex.split(self.training), *seen, after=(BASE,)))
+                each += [] if self.rollouts is None else self._rolled(name, seen)
+                each += self._goals_of(name)
+        return [*first, *each]
 
-    def _rolled(self, names: list[str], seen: tuple[str, ...]) -> list[Step]:
-        """What reads frames, and of every system the training on its rollouts and its evaluation after it."""
-        steps = [self._goal_models("reader", self.runs / BASE, ("distance",), after=BASE)]
-        for name in names:
-            out, seed = self.system(name), name.rpartition("-s")[2]
-            said = ("--reader", goal_models_beside(self.runs / BASE), "--loop.seed", seed, *shlex.split(self.rollouts))
-            steps += [
-                Step(
-                    name=self.made_by(name),
-                    command=_script("train_rollouts", "--run", self.runs / name, *said, *seen, "--out", out),
-                    left=lambda out=out: held_to_rollouts(out / "system"),
-                    after=(name, "reader"),
-                ),
-                Step(
-                    name=f"evaluation-{name}",
-                    command=_script("evaluate", "--run", out, *seen, "--out", out),
-                    left=(out / "evaluation.json").is_file,
-                    after=(self.made_by(name),),
-                ),
-            ]
-        return steps
+    def _goals_of(self, name: str) -> list[Step]:
+        """Goal models of a system: the first's are all that no reader stands in for, others' what planning reads."""
+        wanted = set(parts_of_planner(evaluation(self.cost)))
+        if name == f"{self.recipes[0]}-s{self.seeds[0]}":
+            wanted = set(GOAL_MODEL_NAMES) - ({"inverse"} if self.recipes[0] == "real_actions" else set())
+        wanted -= {"distance"} if self.judge == "reader" else set()
+        names = tuple(each for each in GOAL_MODEL_NAMES if each in wanted)
+        made = self.made_by(name)
+        models = self._goal_models(f"goals-{name}", self.system(name), names, self.goal_training, after=made)
+        return [models] if names else []
+
+    def _rolled(self, name: str, seen: tuple[str, ...]) -> list[Step]:
+        """A system's training on its rollouts, and its evaluation after that."""
+        out, seed = self.system(name), name.rpartition("-s")[2]
+        said = ("--reader", goal_models_beside(self.runs / BASE), "--loop.seed", seed, *shlex.split(self.rollouts or ""))
+        return [
+            Step(
+                name=self.made_by(name),
+                command=_script("train_rollouts", "--run", self.runs / name, *said, *seen, "--out", out),
+                left=lambda: held_to_rollouts(out / "system"),
+                after=(name, "reader"),
+            ),
+            Step(
+                name=f"evaluation-{name}",
+                command=_script("evaluate", "--run", out, *seen, "--out", out),
+                left=(out / "evaluation.json").is_file,
+                after=(self.made_by(name),),
+            ),
+        ]
 
     def system(self, name: str) -> Path:
         """The folder of the run that ends with the system that plays as ``name``."""
@@ -226,11 +248,11 @@ class StudyConfig:
         """The step that leaves that system."""
         return name if self.rollouts is None else f"{ROLLOUTS}-{name}"
 
-    def _goal_models(self, name: str, run: Path, names: tuple[str, ...], *, after: str) -> Step:
+    def _goal_models(self, name: str, run: Path, names: tuple[str, ...], flags: str, *, after: str) -> Step:
         """Goal models ``names``, beside the system of ``run``. Pictures are encoded anew: recordings have what teaches
         them."""
         out, data = goal_models_beside(run), ("--data", *map(str, self.data))
-        words = ("--run", run, *data, "--models", *names, *shlex.split(self.goal_training))
+        words = ("--run", run, *data, "--models", *names, *shlex.split(flags))
         return Step(
             name=name,
             command=_script("train_goal_models", *words),
@@ -251,10 +273,12 @@ class StudyConfig:
         """Episodes of every system with every planner, of what plans nothing, and of the simulator."""
         first = f"{self.recipes[0]}-s{self.seeds[0]}"
         goals = {step.name for step in self.trainings() if step.name.startswith("goals-")}
-        cost = shlex.split(self.cost)
+        judge = self._judge()
+        cost = (*shlex.split(self.cost), *judge)
 
         def needs(run: str) -> tuple[str, ...]:
-            return (self.made_by(run), *(name for name in (f"goals-{run}",) if name in goals))
+            read = ("reader",) if judge else ()
+            return (self.made_by(run), *read, *(name for name in (f"goals-{run}",) if name in goals))
 
         learned = [
             self._play(
@@ -281,6 +305,9 @@ class StudyConfig:
             *(self._correlation(f"{recipe}-s{self.seeds[0]}", needs) for recipe in self._ranked()),
         ]
 
+    def _judge(self) -> tuple[str, ...]:
+        return () if self.judge == "own" else ("--goal-models", str(goal_models_beside(self.runs / BASE)))
+
     def _ranked(self) -> tuple[str, ...]:
         return self.recipes if self.correlation_episodes else ()
 
@@ -290,6 +317,7 @@ class StudyConfig:
             *("--manifest", self.correlation_manifest, "--episodes", self.correlation_episodes),
             *("--run", self.system(run), "--horizon", search.horizon, "--blur", cost.blur),
             *(() if cost.last is None else ("--last", cost.last)),
+            *self._judge(),
             *("--out", out),
         )
         return Step(

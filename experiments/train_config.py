@@ -51,7 +51,8 @@ class TrainConfig:
     from_scratch: bool = False
     """Run every stage; otherwise codec and action-free video model come from --init."""
     init: Path | None = None
-    """A system to start from; default: the preset's shipped action-free weights."""
+    """A system to start from; default: the preset's shipped action-free weights. With --stages codec alone only its
+    codec counts, and its preset may be another."""
     stages: tuple[StageName, ...] = ()
     """Only these stages; default: all of the recipe's from scratch, else those after pretrain."""
     share: Path | None = None

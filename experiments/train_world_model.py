@@ -14,7 +14,7 @@ Kill it at any moment and run the same command: it goes on from its last checkpo
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -200,6 +200,9 @@ def starting_system(config: TrainConfig, clips: ClipDataset) -> ColaSystem:
                 "stage 'pretrain'"
             )
     trained = load_system(source)
+    if not finished and config.run_stages() == ("codec",):  # all else is fresh, so the preset may be another
+        check_parts(source, {"codec": trained.codec}, fresh)
+        return replace(fresh, codec=trained.codec)
     for name in ("preset", "height", "width", "frame_skip", "action_dim", "render_profile"):
         wanted, found = getattr(fresh.info, name), getattr(trained.info, name)
         if wanted != found:
@@ -207,7 +210,7 @@ def starting_system(config: TrainConfig, clips: ClipDataset) -> ColaSystem:
     left = [stage for stage in config.run_stages() if stage not in finished]
     if not finished and (trained.info.recipe != config.recipe or not config.stages):
         check_not_beyond(source, trained, left)
-    check_parts(source, trained, fresh)
+    check_parts(source, trained.parts(), fresh)
     check_turn(source, config.recipe, trained.info.stage, left)
     return replace(fresh, **trained.parts(), info=replace(fresh.info, stage=trained.info.stage))
 
@@ -237,9 +240,9 @@ def fresh_system(config: TrainConfig, clips: ClipDataset) -> ColaSystem:
     )
 
 
-def check_parts(source: Path, trained: ColaSystem, fresh: ColaSystem) -> None:
+def check_parts(source: Path, trained: Mapping[str, ConfigMixin], fresh: ColaSystem) -> None:
     """ValueError when a trained part is not of the kind or size that the flags ask for."""
-    for name, part in trained.parts().items():
+    for name, part in trained.items():
         wanted, found = public_config(getattr(fresh, name)), public_config(part)
         for key, value in found.items():
             if wanted.get(key) != value:

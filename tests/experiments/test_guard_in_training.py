@@ -45,7 +45,8 @@ class Noise:
 
 
 def run(folder: Path, guard: GuardConfig, clips: Noise | None = None, entropies: dict[int, float] | None = None):
-    """Trains a warm-up of four planned steps; ``entropies``: what token 0's entropy is at a step's look (2.0)."""
+    """Trains a warm-up of four planned steps; ``entropies``: what token 0's entropy is at a step's look (2.0). All else
+    that the guard reads is healthy, whatever four steps come to on this machine."""
     folder.mkdir(exist_ok=True)
     torch.manual_seed(0)
     system = build(PRESETS["nano"], height=32, width=32, frame_skip=5, action_dim=7, render_profile="lite")
@@ -60,7 +61,7 @@ def run(folder: Path, guard: GuardConfig, clips: Noise | None = None, entropies:
             for end in ("", "_moving"):
                 numbers |= {f"utilisation_{token}{end}": 0.9, f"max_usage_{token}{end}": 0.1}
                 numbers |= {f"entropy_{token}{end}": 2.0}
-        return numbers | {"transitions_moving": 99.0}
+        return numbers | {"transitions_moving": 99.0, "action_use": 0.5}
 
     class Planted(training.Journal):
         def write(self, stage, step, total, metrics):

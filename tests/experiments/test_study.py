@@ -103,6 +103,10 @@ def test_data_are_encoded_once_where_asked(config):
     assert codec.run_stages() == ("codec",) and codec.data == encode.data == config.data
     assert encode.crops == 3 and encode.init == codec.out and encode.out.name == "encoded"
     assert base.run_stages() == ("pretrain",) and base.init == codec.out / "system" and base.codec.steps == 5
+    assert codec.from_scratch and codec.init is None
+    other = replace(config, encoded=True, codec_init=Path("other"), preset="tiny_conv").trainings()[0]
+    going_on = tyro.cli(TrainConfig, args=other.command[2:])
+    assert going_on.init == Path("other") and not going_on.from_scratch and going_on.run_stages() == ("codec",)
     assert base.data == cola.data == (encode.out,) and cola.init == base.out / "system"
     assert [steps[name].after for name in ("encoded", "base", "cola-s0")] == [("codec",), ("encoded",), ("base",)]
     words = told["goals-cola-s0"]
@@ -140,6 +144,29 @@ def test_systems_go_on_on_their_rollouts_where_asked(config):
             replace(config, rollouts=flag)
 
 
+def test_one_reader_judges_all_where_asked(config):
+    own = {"rollouts": "", "judge": "reader", "reader_training": "--fit-config.steps 7", "cost": "--objective distance"}
+    judged = replace(config, **own)
+    steps = {each.name: each for each in judged.trainings() + judged.plays()}
+    told = {name: each.command[2:] for name, each in steps.items()}
+    reader = str(config.runs / "base" / "goal_models")
+    for name in ("play-cola-s0-cem", "play-two_stage-s1-mppi", "play-ceiling", "correlation-two_stage-s0"):
+        assert told[name][told[name].index("--goal-models") + 1] == reader
+        assert "reader" in steps[name].after and not {"goals-two_stage-s0", "goals-two_stage-s1"} & set(steps)
+    assert "--goal-models" not in told["play-simulator"] and "--goal-models" not in told["play-floors"]
+    words = told["goals-cola-s0"]
+    models = words[words.index("--models") + 1 : words.index("--fit-config.hidden")]
+    assert models == tuple(name for name in GOAL_MODEL_NAMES if name != "distance"), "that one is the reader's"
+    assert told["reader"][-2:] == ("--fit-config.steps", "7")
+    for flags, words in (
+        ({"rollouts": None}, "--judge reader: without --rollouts there is no reader"),
+        ({"cost": "--objective progress"}, "--judge reader knows a distance alone, and --cost has --objective progress"),
+        ({"planning": "--propose policy"}, "--judge reader knows a distance alone, and --planning has --propose policy"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            replace(judged, **flags)
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -160,6 +187,7 @@ def test_what_encoded_data_cannot_do_is_said_before_they_are_made(config, flags,
     ("flags", "words"),
     [
         ({"encoding": "--crops 2"}, "--encoding '--crops 2' is of --encoded"),
+        ({"codec_init": Path("there")}, "--codec-init 'there' is of --encoded"),
         ({"planning": "--objective distance"}, "--planning .*: objective is of --cost"),
         ({"planning": "--samples 9 --rows expert"}, "--planning .*: rows is what the study itself decides"),
         ({"cost": "--objective distance --horizon 3"}, "--cost .*: horizon is of --planning"),

@@ -394,6 +394,22 @@ def test_weights_of_another_preset_are_refused(tmp_path):
         starting_system(TrainConfig(out=tmp_path / "new", preset="tiny", init=tmp_path / "nano" / "system"), Squares())
 
 
+def test_a_codec_goes_on_from_another_presets_and_nothing_else_does(tmp_path):
+    trained = run(tmp_path / "nano", "joint", Squares())
+    flags = {"out": tmp_path / "new", "init": tmp_path / "nano" / "system", "stages": ("codec",)}
+    narrow = replace(PRESETS["nano"], name="narrow", video={**PRESETS["nano"].video, "width": 16})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "narrow", narrow)
+        begun = starting_system(TrainConfig(preset="narrow", **flags), Squares())
+        with pytest.raises(ValueError, match="preset is 'nano'"):
+            starting_system(TrainConfig(preset="narrow", **flags | {"stages": ("codec", "pretrain")}), Squares())
+    assert (begun.info.preset, begun.info.stage) == ("narrow", "new") and begun.video.config.width == 16
+    for key, value in trained.codec.state_dict().items():
+        assert torch.equal(value, begun.codec.state_dict()[key]), key
+    with pytest.raises(ValueError, match=r"channels of its codec is \[8, 8\]"):
+        starting_system(TrainConfig(preset="tiny", **flags), Squares())
+
+
 def test_a_stage_does_not_begin_before_its_turn(tmp_path):
     run(tmp_path / "nano", "pretrain", Squares())
     init = tmp_path / "nano" / "system"
