@@ -14,10 +14,12 @@ a command of another script; the ``README.md`` among the results has them, the t
 ``summary.json`` all numbers.
 
 Kill it at any moment and run the same command: it goes on where it stopped, and writes what has been played. Other
-flags for a step that has begun are refused.
+flags for a step that has begun are refused. What ``--results`` holds of an earlier study is not played again, in a
+fresh clone neither, and a system whose plays are all there is not trained again.
 """
 
 import functools
+import json
 import shlex
 import signal
 import sys
@@ -37,6 +39,7 @@ from colaworld.experiments.goal_settings import on_yardstick, parts_of_planner
 from colaworld.experiments.planning_world import goal_models_beside
 from colaworld.experiments.presets import PresetName
 from colaworld.experiments.recipes import RecipeName
+from colaworld.experiments.study_kept import restore, still_needed
 from colaworld.experiments.study_page import write_study
 from colaworld.experiments.study_reads import (
     asked_for,
@@ -374,7 +377,11 @@ def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
         check_encoded(config)
     if "play" in config.only and config.ceiling_episodes:  # it would be refused hours later
         on_yardstick(evaluation(f"--world simulator {config.cost}"), load_manifest(config.manifest))
+    if kept := restore(config.results, config.runs, rolled=config.rollouts is not None):
+        print(f"from {config.results}: {', '.join(kept)}")
     trainings, plays = config.trainings(), config.plays()
+    if "play" in config.only:
+        trainings = still_needed(trainings, plays)
     steps = [*(trainings if "train" in config.only else ()), *(plays if "play" in config.only else ())]
     chosen = {step.name for step in steps}
     for step in trainings:
@@ -389,8 +396,12 @@ def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
         except StepsFailed as error:
             failure = error
     if "results" in config.only and not (failure and not played(config)):
-        commands = [shown(step) for step in (*trainings, *plays) if begun(config, step)]
-        read = Study.read(config.runs, config.recipes, config.seeds, rolled=config.rollouts is not None)
+        summary = config.results / "summary.json"
+        before = json.loads(summary.read_text())["commands"] if summary.is_file() else []
+        all_steps = {shown(step): step for step in (*config.trainings(), *plays)}
+        commands = [words for words, step in all_steps.items() if words in before or begun(config, step)]
+        rolled = config.rollouts is not None
+        read = Study.read(config.runs, config.recipes, config.seeds, rolled=rolled, kept=config.results)
         print(f"results: {write_study(read, config.results, commands)}")
     if failure is not None:
         sys.exit(f"error: {failure}")

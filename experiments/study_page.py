@@ -15,8 +15,8 @@ from colaworld.envs.whole_file import whole_file
 from colaworld.experiments.episode_log import read_lines, write_json, write_text
 from colaworld.experiments.reproduce_measures import COLLAPSE
 from colaworld.experiments.reproduce_plots import worst_curve
-from colaworld.experiments.reproduce_store import read_curves, rounded
-from colaworld.experiments.study_results import BASE, CODEC, Study, summary_of
+from colaworld.experiments.reproduce_store import PREFIX, read_curves, rounded
+from colaworld.experiments.study_results import BASE, CODEC, EVALUATION, METRICS, Study, summary_of
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -56,7 +56,13 @@ def write_study(study: Study, folder: Path, commands: Sequence[str]) -> Path:
         if (path / "summary.json").is_file():
             with whole_file(folder / f"{path.name}_summary.json") as partial:
                 shutil.copyfile(path / "summary.json", partial)
+    for (recipe, seed), evaluation in study.evaluations.items():
+        write_json(folder / f"{recipe}-s{seed}_{EVALUATION}", rounded(evaluation, DIGITS))
     write_json(folder / "summary.json", summary)
+    for name in (CODEC, BASE, *(f"{recipe}-s{seed}" for recipe in study.recipes for seed in study.seeds)):
+        if (logged := study.metrics(name)).is_file():
+            lines = [json.dumps(rounded(line, DIGITS)) for line in thinned(logged)]
+            write_text(folder / f"{name}_{METRICS}", "".join(f"{line}\n" for line in lines))
     drawn = [name for name, draw in PICTURES.items() if draw(study, folder / name)]
     path = folder / "README.md"
     write_text(path, page(summary, study, pictures=drawn))
@@ -307,7 +313,7 @@ def draw_curves(study: Study, path: Path) -> bool:
     drawn = False
     for number, recipe in enumerate(study.recipes):
         for seed in study.seeds:
-            curves = read_curves(study.runs / f"{recipe}-s{seed}" / "metrics.jsonl", looks=LOOKS)
+            curves = read_curves(study.metrics(f"{recipe}-s{seed}"), looks=LOOKS)
             if "predicted" not in curves:
                 continue
             label, style = None if seed != study.seeds[0] else recipe, {"color": f"C{number}", "linewidth": 0.9}
@@ -337,10 +343,10 @@ def draw_losses(study: Study, path: Path) -> bool:
     """The training loss of codec and action-free video model, and of every recipe and seed, a colour for each stage;
     False when there is nothing to draw."""
     runs = {CODEC: "codec", BASE: "action-free video model"}
-    if not (study.runs / CODEC).is_dir():
+    if not study.metrics(CODEC).is_file():
         runs = {BASE: "codec and action-free video model"}
     runs |= {f"{recipe}-s{seed}": f"{recipe}, seed {seed}" for recipe in study.recipes for seed in study.seeds}
-    found = {title: losses for name, title in runs.items() if (losses := _losses(study.runs / name / "metrics.jsonl"))}
+    found = {title: losses for name, title in runs.items() if (losses := _losses(study.metrics(name)))}
     if not found:
         return False
     figure, axes = plt.subplots(1, len(found), figsize=(3.2 * len(found), 3.0), squeeze=False)
@@ -367,6 +373,23 @@ def _losses(path: Path) -> dict[str, list[tuple[float, float]]]:
         if "loss" in line:
             stages.setdefault(line["stage"], []).append((line["total_step"], line["loss"]))
     return {stage: points[:: max(1, len(points) // LOOKS)] for stage, points in stages.items()}
+
+
+def thinned(path: Path) -> list[dict[str, Any]]:
+    """Of a training's log what was watched on held-out clips, and at most ``LOOKS`` losses a stage."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    stages: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        if "loss" in line and not any(key.startswith(PREFIX) for key in line):
+            stages.setdefault(line["stage"], []).append(line)
+    losses = [line for found in stages.values() for line in found[:: max(1, len(found) // LOOKS)]]
+    chosen = {id(line) for line in losses}
+    told = ("stage", "step", "total_step", "loss")
+    return [
+        {key: line[key] for key in told if key in line} if id(line) in chosen else line
+        for line in lines
+        if id(line) in chosen or any(key.startswith(PREFIX) for key in line)
+    ]
 
 
 PICTURES = {"curves.png": draw_curves, "losses.png": draw_losses}

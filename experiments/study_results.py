@@ -30,7 +30,7 @@ PLANNERS = ("cem", "mppi")
 BASE, CODEC, ENCODED, ROLLOUTS = "base", "codec", "encoded", "rollouts"
 FLOORS, SIMULATOR, CEILING = "floors", "simulator", "ceiling"
 CORRELATIONS, CORRELATION = "correlations", "correlation.json"
-EVALUATION = "evaluation.json"
+EVALUATION, METRICS = "evaluation.json", "metrics.jsonl"
 BAR = 0.977
 """Of what is reachable: the paper's figure for goal reaching on LIBERO (43 of 44)."""
 MEASURES: Mapping[str, Measure] = {
@@ -61,10 +61,20 @@ class Study:
     plays: Mapping[tuple[str, str | None, int | None], Side]
     evaluations: Mapping[tuple[str, int], Mapping[str, Any]]
     correlations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    kept: Path | None = None
 
     @classmethod
-    def read(cls, runs: Path, recipes: Sequence[str], seeds: Sequence[int], *, rolled: bool = False) -> "Study":
-        """All that is there so far; ``rolled``: of systems that went on on their rollouts.
+    def read(
+        cls,
+        runs: Path,
+        recipes: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        rolled: bool = False,
+        kept: Path | None = None,
+    ) -> "Study":
+        """All that is there so far; ``rolled``: of systems that went on on their rollouts; ``kept``: results that were
+        written before, with the logs of trainings whose folders are gone.
 
         ValueError when that is nothing, or two parts were played in other simulators or on other goals.
         """
@@ -95,7 +105,13 @@ class Study:
             plays=plays,
             evaluations=evaluations,
             correlations=correlations,
+            kept=kept,
         )
+
+    def metrics(self, name: str) -> Path:
+        """What was logged of a training: in its folder, or, where that is gone, what results kept of it."""
+        path = self.runs / name / METRICS
+        return path if path.is_file() or self.kept is None else self.kept / f"{name}_{METRICS}"
 
     def play(self, row: str, planner: str, seed: int) -> Side | None:
         """A row's episodes: a recipe's with this planner and seed of the training; others have one set of them."""

@@ -10,6 +10,7 @@ import pytest
 from colaworld.experiments.compare import compare
 from colaworld.experiments.intervals import exact_mcnemar, wilson
 from colaworld.experiments.study import StudyConfig, study
+from colaworld.experiments.study_kept import still_needed
 from colaworld.experiments.study_page import write_study
 from colaworld.experiments.study_results import Study, comparisons_of, pairs_of, reachable, rows_of
 
@@ -262,6 +263,43 @@ def test_episodes_of_other_goals_are_refused(read, runs, tmp_path):
     other.write_text(json.dumps({"rows": {"planner": SETTINGS | {"manifest": "others", "manifest_sha256": "d"}}}))
     with pytest.raises(ValueError, match="episodes of different manifests"):
         write_study(Study.read(runs, ("cola", "two_stage"), (0, 1)), tmp_path / "results", [])
+
+
+def test_a_study_goes_on_in_a_fresh_clone_from_what_its_results_kept(runs, tmp_path, capsys):
+    for recipe in ("cola", "two_stage"):
+        evaluated(runs, recipe, 0, 0.5)
+    table = [{"category": "all", "cost": "distance", "future": "true"}]
+    found = {"settings": {"plans": 3, "horizon": 2, "manifest": "dev"}, "table": table}
+    (runs / "correlations" / "cola-s0").mkdir(parents=True)
+    (runs / "correlations" / "cola-s0" / "correlation.json").write_text(json.dumps(found))
+    whole = Study.read(runs, ("cola", "two_stage"), (0,))
+    for path in {side.path for side in whole.plays.values()}:  # all but cola's MPPI have finished
+        rows = json.loads((path / "run.json").read_text())["rows"]
+        if path.name != "cola-s0-mppi":
+            (path / "summary.json").write_text(json.dumps({"settings": rows, "config": {"episodes": 8}}))
+    results = tmp_path / "results"
+    before = write_study(whole, results, ["python experiments/one.py"])
+    old = json.loads((results / "summary.json").read_text())
+    fresh = StudyConfig(
+        data=(tmp_path,), recipes=("cola", "two_stage"), seeds=(0,), runs=tmp_path / "fresh", results=results,
+        episodes=8, mppi_episodes=4, ceiling_episodes=0, correlation_episodes=0, only=("results",),
+    )  # fmt: skip
+    study(fresh)
+    assert "cola-s0-cem, floors, simulator, two_stage-s0-cem, evaluation of cola-s0" in capsys.readouterr().out
+    new = json.loads((results / "summary.json").read_text())
+    for name in ("reachable", "models", "drops", "correlations"):
+        assert new[name] == old[name] and new[name], name
+    assert [each for each in old["rows"] if each["planner"] != "mppi"] == new["rows"], "what had not finished is gone"
+    assert "(losses.png)" in before.read_text(), "drawn from the logs that were kept"
+    assert not (fresh.runs / "plays" / "cola-s0-mppi").exists()
+    for flags, wanted in (
+        ({"mppi_episodes": 0}, set()),
+        ({}, {"base", "cola-s0", "goals-cola-s0", "two_stage-s0"}),
+        ({"mppi_episodes": 0, "seeds": (0, 1)}, {"base", "cola-s1", "two_stage-s1"}),
+    ):
+        study_of = replace(fresh, **flags)
+        needed = still_needed(study_of.trainings(), study_of.plays())
+        assert {each.name for each in needed} == wanted, "what has been played is not trained again"
 
 
 def test_commands_of_what_has_not_begun_are_not_told(runs, tmp_path):

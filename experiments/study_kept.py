@@ -1,0 +1,66 @@
+"""What a study's folder of results has kept of plays and evaluations, back into its folder of runs: so it goes on in a
+fresh clone, where what has been played is not played again.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from colaworld.envs.whole_file import whole_file
+from colaworld.experiments.episode_log import write_json
+from colaworld.experiments.study_results import CORRELATION, CORRELATIONS, EVALUATION, ROLLOUTS
+from colaworld.experiments.study_steps import Step
+
+SUMMARY, EPISODES = "summary.json", "episodes.jsonl"
+
+
+def restore(results: Path, runs: Path, *, rolled: bool) -> list[str]:
+    """Copy finished plays, evaluations and correlations that ``runs`` lacks; their names. ``rolled``: of systems that went on on
+    their rollouts."""
+    found = []
+    for path in sorted(results.glob(f"*_{SUMMARY}")):
+        name = path.name.removesuffix(f"_{SUMMARY}")
+        folder = runs / "plays" / name
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            settings = json.loads(path.read_text())["settings"]
+            _copy(results / f"{name}_{EPISODES}", folder / EPISODES)
+            write_json(folder / "run.json", {"rows": settings})  # so that vp2_eval.py goes on there with more episodes
+            _copy(path, folder / SUMMARY)  # last: it says that the rest is there
+            found.append(name)
+    for path in sorted(results.glob(f"*_{EVALUATION}")):
+        name = path.name.removesuffix(f"_{EVALUATION}")
+        written = (runs / ROLLOUTS if rolled else runs) / name / EVALUATION
+        if not written.exists():
+            _copy(path, written)
+            found.append(f"evaluation of {name}")
+
+    summary = results / SUMMARY
+    correlations = json.loads(summary.read_text())["correlations"] if summary.is_file() else {}
+    for name, of in correlations.items():
+        written = runs / CORRELATIONS / name / CORRELATION
+        if not written.exists():
+            written.parent.mkdir(parents=True, exist_ok=True)
+            write_json(written, of)
+            found.append(f"correlation of {name}")
+    return found
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(target) as partial:
+        shutil.copyfile(source, partial)
+
+
+def still_needed(trainings: Sequence[Step], plays: Sequence[Step]) -> list[Step]:
+    """Of the trainings those that a play, or an evaluation, that has not finished waits for."""
+    named = {step.name: step for step in (*trainings, *plays)}
+    waiting = [step for step in named.values() if not step.left() and (step in plays or "evaluation" in step.name)]
+    needed: set[str] = set()
+    while waiting:
+        step = waiting.pop()
+        if step.name not in needed:
+            needed.add(step.name)
+            waiting += [named[name] for name in step.after]
+    return [step for step in trainings if step.name in needed]
