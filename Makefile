@@ -6,15 +6,16 @@ BIN := $(VENV)/bin
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 DEMO ?= runs/demo
 EPISODES ?= 12
+PLAN := --planner cem --episodes $(EPISODES) --out $(DEMO)/vp2
 
 .PHONY: demo test install clean
 
 demo: install
-	$(BIN)/python experiments/vp2_eval.py --planner cem --episodes $(EPISODES) --out $(DEMO)/vp2
+	$(BIN)/python experiments/vp2_eval.py $(PLAN)
 	$(BIN)/python experiments/train_world_model.py --out $(DEMO)/train --warmup.steps 160 --joint.steps 160 --adapter.steps 80 --adapter-fit.steps 1000 \
 		--loop.watch-every 40
 	@# Nothing is left to play: the same command prints its table again, last.
-	@$(BIN)/python experiments/vp2_eval.py --planner cem --episodes $(EPISODES) --out $(DEMO)/vp2
+	@$(BIN)/python experiments/vp2_eval.py $(PLAN)
 
 test: install
 	$(BIN)/python -m pytest

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 FOLDER = Path(__file__).parent / "manifests"
-DEFAULT_MANIFEST = "libero_goals_v0"
+DEFAULT_MANIFEST = "libero_goals_v1"
 DEVELOPMENT_MANIFESTS = ("libero_goals_dev_v1",)
 """Of the shipped ones, those that settings are chosen on; on all others results are reported."""
 FIRST_SEED = 1_000_000

@@ -167,7 +167,7 @@ def world_of(config: EvalConfig) -> LoadedWorld:
     if config.world == "simulator":
         from colaworld.experiments.simulator_world import SimulatorWorld
 
-        if config.objective in ("pixel", "state") or is_spec(config.objective):
+        if config.objective in ("usual", "pixel", "state") or is_spec(config.objective):
             sees = "state" if config.objective == "state" else "pixels"
             world = SimulatorWorld(sees=sees, workers=config.simulator_workers)
             return LoadedWorld(world=world, checkpoint="simulator")

@@ -23,6 +23,7 @@ def make_objective(
 
     ValueError for a learned one without its part of the goal ``models``.
     """
+    config = config.settled(distance=False)
     if is_spec(config.objective):
         return plugged_objective(config, world)
     if config.objective == "state":

@@ -21,6 +21,7 @@ def row_settings(
     goal_models: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """For each row, everything that its episodes depend on; ``goal_models`` are the hashes of their parts."""
+    config = config.settled(distance=False)
     shared = {**tasks_identity, "max_steps": config.max_steps}
     hashes = goal_models or {}
     prior = {f"prior.{name}": value for name, value in asdict(config.prior).items()}

@@ -3,9 +3,9 @@
 What they stand for is made elsewhere: planner and prior in ``goal_planners``, the objective in ``goal_objectives``,
 proposals in ``goal_proposals``.
 
-Defaults fit two CPU cores. VP2's own numbers: ``--planner mppi --samples 200 --iterations 1 --horizon 10 --gamma 0.05
---no-normalise --blur 0``, or ``--planner cem --samples 200 --iterations 3 --elite-fraction 0.05 --horizon 10 --blur
-0``.
+Defaults are those of the first table in the README. VP2's own numbers: ``--planner mppi --samples 200 --iterations 1
+--horizon 10 --gamma 0.05 --no-normalise --objective pixel --blur 0``, or ``--planner cem --samples 200 --iterations 3
+--elite-fraction 0.05 --horizon 10 --objective pixel --blur 0``.
 """
 
 import math
@@ -24,7 +24,7 @@ from colaworld.planning.objectives import PixelGoal
 
 Row = Literal["planner", "inverse", "random", "expert"]
 USUAL_ROWS: tuple[Row, ...] = ("planner", "inverse", "random", "expert")
-ObjectiveName = Literal["latent", "pixel", "distance", "progress", "success", "vp2", "sum", "state"]
+ObjectiveName = Literal["usual", "latent", "pixel", "distance", "progress", "success", "vp2", "sum", "state"]
 TermName = Literal["pixel", "latent", "distance", "progress", "success"]
 """What may be a term of a sum."""
 ProposalName = Literal["none", "policy", "nearest", "idm"]
@@ -92,7 +92,7 @@ class EvalConfig:
     the goal models); a random policy; the scripted expert."""
     seeds: tuple[int, ...] = (0,)
     """Each instance is played once for each seed (inverse and expert, which know no chance, only for the first)."""
-    samples: int = 64
+    samples: int = 18
     """Candidate action sequences per iteration."""
     iterations: int = 2
     """Rounds of candidates per plan."""
@@ -104,9 +104,9 @@ class EvalConfig:
     not given."""
     finalists: int = 8
     """How many candidates of the last iteration --final-steps imagines again, besides the best of all."""
-    horizon: int = 4
+    horizon: int = 5
     """Environment steps that are imagined (VP2: 10)."""
-    elite_fraction: float = 0.1
+    elite_fraction: float = 0.25
     """Share of the candidates that CEM, iCEM and codes refit to (VP2: 0.05)."""
     keep_elites: float = 0.3
     """Share of iCEM's elites that are candidates again, in the next iteration and, shifted, in the next plan."""
@@ -134,8 +134,8 @@ class EvalConfig:
     two, held, through the inverse adapter."""
     proposal_data: tuple[Path, ...] = ()
     """Recordings whose segments --propose nearest takes; the starter data when not given."""
-    objective: str = "pixel"
-    """Squared distance to the goal frame in the codec's latents or in pixels (VP2); of the goal models: distance, the
+    objective: str = "usual"
+    """usual: distance, where a trained system imagines and has learned one, else pixel. Squared distance to the goal frame in the codec's latents or in pixels (VP2); of the goal models: distance, the
     expected distance (cm) of the gripper, and of objects where the category moves any, as read off the imagined frames;
     progress, the learned number of steps to the goal; or success, minus the logit of the category's success; vp2: 0.5
     of pixel and 10 of success, as VP2 (which has --blur 0); sum: all that have a weight; state, of --world simulator
@@ -260,6 +260,12 @@ class EvalConfig:
             code_prior(self, sizes=(2,), rest_codes=(0,))
         search_prior(self)
         self.mpc()
+
+    def settled(self, *, distance: bool) -> "EvalConfig":
+        """With an objective in the place of the usual one; ``distance``: whether the system has learned that."""
+        if self.objective != "usual":
+            return self
+        return replace(self, objective="distance" if distance and self.world == "learned" else "pixel")
 
     def weights(self) -> dict[str, float]:
         """Of the terms of --objective sum, by their names."""

@@ -14,7 +14,7 @@ from colaworld.adapters.goal_models import FOLDER, codec_digest, load_goal_model
 from colaworld.adapters.system import load_system, weights_path
 from colaworld.experiments.cli import main
 
-LIMIT_MIB = 1.5
+LIMIT_MIB = 4.0
 
 
 def package_goal_models(

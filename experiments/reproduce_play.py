@@ -26,7 +26,9 @@ from colaworld.experiments.reproduce_store import EVALUATION_DIGITS, CellStore, 
 
 EPISODES = "episodes"
 """The key in a cell's evaluation, and the folder in its run folder."""
-USUAL = EvalConfig(rows=("planner",), pictures=False, inspect=False)
+USUAL = EvalConfig(
+    rows=("planner",), objective="pixel", samples=64, horizon=4, elite_fraction=0.1, pictures=False, inspect=False
+)
 Load = Callable[[EvalConfig], LoadedWorld]
 
 

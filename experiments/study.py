@@ -1,7 +1,7 @@
 """Train every recipe on one data set and let each plan its way to the goals of one manifest: the tables of a paper.
 
     python experiments/collect.py --plan play-v1 --out data/play-v1 --workers 2
-    python experiments/study.py --data data/play-v1                      # preset tiny: a day on two CPU cores
+    python experiments/study.py --data data/play-v1                      # preset tiny_conv: hours on two CPU cores
     python experiments/study.py --data data/play-v1 --preset small --workers 1      # one GPU
     python experiments/study.py --data data/play-v1 --only train         # without the simulator, say on another machine
     python experiments/study.py --data data/play-v1 --only results       # the tables, from what has been played
@@ -124,12 +124,12 @@ class StudyConfig:
     judge: Literal["own", "reader"] = "own"
     """Whose distance --cost reads: own, that of goal models of the system that plays, taught also on what it imagines;
     or reader, the one that learned from recorded frames alone, the same for every row (--rollouts)."""
-    planning: str = "--samples 32 --elite-fraction 0.15 --horizon 5 --replan-every 2"
-    """Further flags of every search with a learned model; those of the simulator's yardstick in the manifest. With more
-    candidates in an episode it would not say what can be reached."""
+    planning: str = "--samples 18 --elite-fraction 0.25 --horizon 5 --replan-every 1"
+    """Further flags of every search with a learned model: no more candidates in an episode than the simulator's
+    yardstick in the manifest has (32 x 2 every second step), or that would not say what can be reached."""
     cost: str = ""
     """Flags of the cost that all searches share, with a learned model and in the simulator: --cost="--objective
-    distance"."""
+    distance"; pixels when not given."""
     encoded: bool = False
     """Encode the data once with the trained codec (experiments/encode_latents.py): all later stages then learn from
     latents, and spare themselves the codec at every step."""
@@ -277,7 +277,8 @@ class StudyConfig:
         first = f"{self.recipes[0]}-s{self.seeds[0]}"
         goals = {step.name for step in self.trainings() if step.name.startswith("goals-")}
         judge = self._judge()
-        cost = (*shlex.split(self.cost), *judge)
+        pixels = ("--objective", "pixel") if evaluation(self.cost).objective == "usual" else ()
+        cost = (*shlex.split(self.cost), *pixels, *judge)
 
         def needs(run: str) -> tuple[str, ...]:
             read = ("reader",) if judge else ()

@@ -64,6 +64,8 @@ def evaluate(
     revision = git_revision()
     instances = choose(tasks, config.categories, config.instances, config.episodes)
     loaded = get_world() if {"planner", "inverse"} & set(config.rows) else None
+    models = loaded.goal_models if loaded else None
+    config = config.settled(distance=bool(models and models.distance))
     if loaded:
         config = with_usual_rows(config, loaded)
         check_fits(tasks, loaded)

@@ -26,7 +26,7 @@ def spatial_env() -> Iterator[LiberoEnv]:
 
 @pytest.fixture(scope="session")
 def reaching_env() -> Iterator[LiberoGoalReachingEnv]:
-    """The shipped goal instances; it opens with instance 0 and its scene."""
-    env = LiberoGoalReachingEnv()
+    """Reach and push in two scenes; it opens with instance 0 and its scene."""
+    env = LiberoGoalReachingEnv(manifest="libero_goals_v0")
     yield env
     env.close()

@@ -1,7 +1,8 @@
 """A world model without latent actions, to plug in: a small CNN that predicts what the held action adds to the frame.
 
     python experiments/examples/delta_cnn.py --out runs/delta_cnn            # trains in minutes, prints held-out errors
-    python experiments/vp2_eval.py --world experiments/examples/delta_cnn.py:world --world-kwargs path=runs/delta_cnn
+    python experiments/vp2_eval.py --world experiments/examples/delta_cnn.py:world --world-kwargs path=runs/delta_cnn \\
+        --manifest libero_goals_v0
 
 The network, the world and their factory ``world`` are the example, 62 lines; below stands how it is trained. Latents
 are the frames at half their size, float32 ``(3, height / 2, width / 2)`` in [0, 1]. See ``docs/plug_in.md``.

@@ -21,7 +21,7 @@ from colaworld.experiments.episode_player import world_of
 from colaworld.experiments.vp2_eval import evaluate
 from colaworld.planning.objectives import PixelGoal, WeightedSum
 
-QUICK = EvalConfig(samples=6, iterations=2, horizon=3, max_steps=4, episodes=1, pictures=False, rows=("planner",))
+QUICK = EvalConfig(objective="pixel", samples=6, iterations=2, horizon=3, max_steps=4, episodes=1, pictures=False, rows=("planner",))
 FIT = GoalFitConfig(width=4, hidden=8, chunk=2)
 
 
@@ -77,6 +77,17 @@ def test_flags_reach_from_a_saved_system_to_the_table(flags, parts, run, spot_ta
     planner = settings(tmp_path)["planner"]
     assert set(planner.get("goal_models", {})) == parts and all(planner.get("goal_models", {}).values())
     assert planner.get("engine") == ({"dtype": "bfloat16", "common_noise": False} if "dtype" in flags else None)
+
+
+def test_the_usual_objective_is_the_learned_distance_where_there_is_one(run, spot_tasks, tmp_path) -> None:
+    usual = replace(QUICK, objective=EvalConfig().objective)
+    bare = make_run(tmp_path / "bare", parts=("policy",))
+    for of, objective in ((run, "distance"), (bare, "pixel")):
+        played(replace(usual, run=of), spot_tasks(), tmp_path / objective)
+        assert settings(tmp_path / objective)["planner"]["objective"] == objective
+    assert replace(usual, world="simulator").settled(distance=True).objective == "pixel"
+    chosen = replace(usual, objective="latent")
+    assert chosen.settled(distance=True) == chosen
 
 
 def test_the_engine_is_the_one_that_the_flags_describe(run) -> None:

@@ -26,7 +26,8 @@ def planning(config: EvalConfig) -> dict:
 
 def test_a_folder_from_before_there_were_other_searches_is_still_its_own() -> None:
     """Written out, because folders with exactly these settings exist."""
-    usual = EvalConfig(max_steps=15, rows=("planner", "random", "expert"))
+    then = {"samples": 64, "horizon": 4, "elite_fraction": 0.1}
+    usual = EvalConfig(max_steps=15, rows=("planner", "random", "expert"), **then)
     assert row_settings(usual, {"manifest": "abc"}, "weights", HASHES) == {
         "planner": {
             "manifest": "abc",
@@ -55,9 +56,9 @@ def test_a_folder_from_before_there_were_other_searches_is_still_its_own() -> No
         },
         "expert": {"manifest": "abc", "max_steps": 15},
     }
-    mppi = {"samples": 64, "iterations": 2, "gamma": 5.0, "normalise": True, "returns": "mean"}
+    mppi = {"samples": 18, "iterations": 2, "gamma": 5.0, "normalise": True, "returns": "mean"}
     assert planning(EvalConfig(planner="mppi"))["planner"] == mppi
-    assert planning(EvalConfig(planner="random_shooting"))["planner"] == {"samples": 64, "iterations": 2}
+    assert planning(EvalConfig(planner="random_shooting"))["planner"] == {"samples": 18, "iterations": 2}
 
 
 @pytest.mark.parametrize(
@@ -144,12 +145,12 @@ def test_rows_are_bound_to_the_goal_models_that_they_read(flags: dict, parts: se
 def test_the_planners_that_flags_stand_for() -> None:
     icem = EvalConfig(planner="icem", samples=30, iterations=3, keep_elites=0.5, shrink_population=0.7)
     assert make_planner(icem) == ICEM(
-        samples=30, iterations=3, elite_fraction=0.1, keep_elites=0.5, shrink_population=0.7
+        samples=30, iterations=3, elite_fraction=0.25, keep_elites=0.5, shrink_population=0.7
     )
     assert make_planner(EvalConfig(planner="gradient", learning_rate=0.3)) == GradientPlanner(
-        samples=64, iterations=2, learning_rate=0.3
+        samples=18, iterations=2, learning_rate=0.3
     )
-    assert make_planner(EvalConfig(planner="codes")) == CEM(samples=64, iterations=2, elite_fraction=0.1)
+    assert make_planner(EvalConfig(planner="codes")) == CEM(samples=18, iterations=2, elite_fraction=0.25)
     mpc = EvalConfig(budget_seconds=1.5, finalists=3).mpc()
     assert (mpc.budget_seconds, mpc.finalists) == (1.5, 3)
 

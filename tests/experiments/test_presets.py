@@ -6,6 +6,7 @@ from typing import get_args
 import pytest
 import torch
 
+from colaworld.adapters import SHIPPED_PRESET
 from colaworld.adapters.system import staged
 from colaworld.adapters.world import ColaWorld
 from colaworld.experiments.goal_settings import LiberoPrior
@@ -126,4 +127,4 @@ def test_the_preset_is_read_before_the_other_flags():
     assert set(get_args(PresetName)) == set(PRESETS)
     assert named_preset(["--out", "x", "--preset", "opensora", "--clip", "14"]) == "opensora"
     assert named_preset(["--preset=base"]) == "base"
-    assert named_preset(["--clip", "9"]) == named_preset(["--preset", "huge"]) == "tiny"
+    assert named_preset(["--clip", "9"]) == named_preset(["--preset", "huge"]) == SHIPPED_PRESET

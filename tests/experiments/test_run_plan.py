@@ -113,7 +113,7 @@ def test_what_a_plan_leaves_out_is_said():
     missing = "codec and action-free video model come from --init"
     assert missing in plan_text(run_plan(config_of("base", from_scratch=False)), SLOW, 1)
     assert missing not in plan_text(run_plan(config_of("base")), SLOW, 1)
-    assert missing not in plan_text(run_plan(config_of("tiny", from_scratch=False)), SLOW, 1), "its weights ship"
+    assert missing not in plan_text(run_plan(config_of("tiny_conv", from_scratch=False)), SLOW, 1), "its weights ship"
     alone = config_of("nano", loop=LoopConfig(parallel="fsdp"))
     assert "one device has nobody to share with" in plan_text(run_plan(alone), SLOW, 1)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from colaworld.adapters import SHIPPED_PRESET
 from colaworld.envs.expert_goals import privileged_cost
 from colaworld.envs.manifest import load_manifest
 from colaworld.experiments.goal_settings import EvalConfig, on_yardstick
@@ -136,7 +137,7 @@ def test_true_rollouts_can_be_judged_by_a_learned_cost(reaching_env, tmp_path) -
     """Through the codec and the goal models of a trained system, which the results are bound to."""
     record, settings = planned(reaching_env, "distance", tmp_path / "out")
     assert record["best_distance"] < record["start_distance"]
-    shipped = load_world(goal_models=usual_goal_models(None, "tiny"))
+    shipped = load_world(goal_models=usual_goal_models(None, SHIPPED_PRESET))
     assert (settings["world"], settings["checkpoint"]) == ("simulator", shipped.checkpoint)
     assert settings["goal_models"]["distance"] == shipped.goal_hashes["distance"]
 

@@ -1,5 +1,6 @@
 """A study: what its scripts are told, what waits for what, and which flags are refused before anything is lost."""
 
+import math
 import os
 import signal
 import sys
@@ -74,11 +75,11 @@ def test_what_the_scripts_are_told(config):
     assert ceiling.run.name == "cola-s0", "whose codec and goal models see true frames"
     ranked = [told[f"correlation-{recipe}-s0"] for recipe in config.recipes]
     of = tyro.cli(tyro.conf.OmitArgPrefixes[CorrelationConfig], args=ranked[1])
-    assert (of.manifest, of.episodes, of.run.name, of.horizon) == ("libero_goals_dev_v1", 16, "two_stage-s0", 4)
+    assert (of.manifest, of.episodes, of.run.name, of.horizon) == ("libero_goals_dev_v1", 16, "two_stage-s0", 5)
     without = {"mppi_episodes": 0, "ceiling_episodes": 0, "correlation_episodes": 0}
     fewer = [each.name for each in replace(config, **without).plays()]
     assert not {"play-cola-s0-mppi", "play-ceiling", "correlation-cola-s0"} & set(fewer)
-    assert shown(config.trainings()[0]).startswith("python experiments/train_world_model.py --preset tiny --from-scratch")
+    assert shown(config.trainings()[0]).startswith("python experiments/train_world_model.py --preset tiny_conv --from-scratch")
 
 
 def test_what_a_step_waits_for(config):
@@ -226,6 +227,11 @@ def test_the_simulator_has_no_fewer_candidates_than_the_models(config):
         tyro.cli(tyro.conf.OmitArgPrefixes[EvalConfig], args=told[name]) for name in ("play-simulator", "play-cola-s0-cem")
     )
     yardstick = on_yardstick(true, load_manifest(true.manifest))
-    searched = [each.samples * each.iterations / each.replan_every for each in (yardstick, play)]
-    assert searched[0] >= searched[1]
-    assert (yardstick.horizon, yardstick.elite_fraction) == (play.horizon, play.elite_fraction)
+    steps = (15, 14)  # a learned model wants two frames first: its first action of an episode is none
+    searched = [
+        each.samples * each.iterations * math.ceil(count / each.replan_every)
+        for each, count in zip((yardstick, play), steps, strict=True)
+    ]
+    assert 0.95 * searched[0] < searched[1] <= searched[0]
+    elites = [each.samples * each.elite_fraction for each in (yardstick, play)]
+    assert yardstick.horizon == play.horizon and abs(elites[0] - elites[1]) < 1

@@ -270,7 +270,7 @@ def test_flags_that_cannot_be_are_named(change, message) -> None:
 
 
 def test_flags_become_planner_and_objective() -> None:
-    assert make_planner(EvalConfig()) == CEM(samples=64, iterations=2, elite_fraction=0.1)
+    assert make_planner(EvalConfig()) == CEM(samples=18, iterations=2, elite_fraction=0.25)
     vp2 = EvalConfig(planner="mppi", samples=200, iterations=1, gamma=0.05, normalise=False)
     assert make_planner(vp2) == MPPI()
     both = make_objective(EvalConfig(objective="sum", pixel_weight=0.5, latent_weight=2.0, last=3))
