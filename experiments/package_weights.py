@@ -6,6 +6,7 @@ Runs with ``--stored-as bfloat16`` are rounded already: what was played with the
 learned in their latents can follow.
 """
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,9 @@ import torch
 
 from colaworld.adapters.system import load_system, save_system, weights_path
 from colaworld.experiments.cli import main
+from colaworld.experiments.further_training import sign
+from colaworld.experiments.planning_world import system_folder
+from colaworld.experiments.train_rollouts import ACCOUNT
 
 LIMIT_MIB = 12.0
 
@@ -36,7 +40,10 @@ def package_weights(*, pretrained: Path, cola: Path, limit_mib: float = LIMIT_MI
     if 2 * count > limit_mib * 2**20:
         raise ValueError(f"the weights would take {2 * count / 2**20:.2f} MiB in bf16, more than {limit_mib} MiB")
     save_system(free, weights_path(free.info.preset, "pretrained"), dtype=torch.bfloat16)
-    save_system(whole, weights_path(whole.info.preset, "cola"), dtype=torch.bfloat16, codec="../pretrained/codec")
+    shipped = weights_path(whole.info.preset, "cola")
+    save_system(whole, shipped, dtype=torch.bfloat16, codec="../pretrained/codec")
+    if account := json.loads((system_folder(cola) / "system.json").read_text()).get(ACCOUNT):
+        sign(shipped, account, ACCOUNT)  # how it went on, if it did
     print(f"{count:,} parameters, {2 * count / 2**20:.2f} MiB: {weights_path(whole.info.preset, 'cola').parent}")
 
 

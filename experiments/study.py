@@ -281,8 +281,8 @@ class StudyConfig:
         cost = (*shlex.split(self.cost), *pixels, *judge)
 
         def needs(run: str) -> tuple[str, ...]:
-            read = ("reader",) if judge else ()
-            return (self.made_by(run), *read, *(name for name in (f"goals-{run}",) if name in goals))
+            read = {"reader"} if judge else {f"goals-{run}"} & goals
+            return (self.made_by(run), *read)
 
         learned = [
             self._play(
@@ -302,7 +302,7 @@ class StudyConfig:
             CEILING, self.ceiling_episodes, *true, "--run", self.system(first), *cost, after=needs(first)
         )
         return [
-            self._play(FLOORS, self.episodes, *floors, after=needs(first)),
+            self._play(FLOORS, self.episodes, *floors, after=(self.made_by(first), f"goals-{first}")),
             *learned,
             self._play(SIMULATOR, self.episodes, *true, "--objective", "state"),
             *([ceiling] if self.ceiling_episodes else []),

@@ -14,13 +14,13 @@ Kill it at any moment and run the same command: it goes on from its last checkpo
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
 
 from colaworld.adapters.goal_models import load_goal_models
-from colaworld.adapters.system import ColaSystem, load_system, weights_path
+from colaworld.adapters.system import ColaSystem, load_system, save_system, weights_path
 from colaworld.envs.demos import ClipDataset, SourceOptions, starter_path
 from colaworld.experiments.cli import main
 from colaworld.experiments.encoded_data import check_codec
@@ -65,6 +65,8 @@ class RolloutTraining:
     """Random crop: clips are shifted by up to this many pixels."""
     through_adapter: float = 0.75
     """Share of clips under the adapter's latent actions, as plans are; the others are under inverse dynamics' codes."""
+    stored_as: Literal["float32", "bfloat16"] = "float32"
+    """How the finished system is kept; bfloat16 takes half the space, and it is the rounded one that plays."""
     loop: LoopConfig = LoopConfig(ema_decay=0.99)
 
     def __post_init__(self) -> None:
@@ -118,6 +120,8 @@ def train_rollouts(config: Annotated[RolloutTraining, tyro.conf.arg(name="")]) -
 
     if not go_on(config.out, learner, config.stage(), config.loop, clips, held_out, watched=WATCHED):
         return
+    if config.stored_as == "bfloat16":
+        save_system(load_system(written), written, dtype=torch.bfloat16)
     sign(written, made, ACCOUNT)
     print(f"system: {written}   metrics: {config.out / 'metrics.jsonl'}")
 

@@ -1,5 +1,6 @@
 """The adapter's own fit on tabulated transitions, and the packing of weights."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from colaworld.experiments.adapter_fit import (
     start_constant,
     tabulate,
 )
+from colaworld.experiments.further_training import sign
 from colaworld.experiments.labels import labelled, withhold_labels
 from colaworld.experiments.presets import PRESETS, build
 from colaworld.models.bottleneck import Bottleneck
@@ -217,6 +219,9 @@ def test_packing_shares_the_codec_and_refuses_what_does_not_fit(tmp_path, monkey
     assert sorted(load_system(tmp_path / "weights" / "pretrained").parts()) == ["codec", "video"]
     assert not (tmp_path / "weights" / "cola" / "codec").exists()
     assert load_system(tmp_path / "weights" / "cola").adapter is not None
+    sign(tmp_path / "whole", {"horizon": 5}, "rollouts")
+    pack(pretrained=tmp_path / "free", cola=tmp_path / "whole")
+    assert json.loads((tmp_path / "weights" / "cola" / "system.json").read_text())["rollouts"] == {"horizon": 5}
 
 
 def test_an_empty_batch_is_named():

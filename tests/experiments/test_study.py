@@ -153,7 +153,8 @@ def test_one_reader_judges_all_where_asked(config):
     reader = str(config.runs / "base" / "goal_models")
     for name in ("play-cola-s0-cem", "play-two_stage-s1-mppi", "play-ceiling", "correlation-two_stage-s0"):
         assert told[name][told[name].index("--goal-models") + 1] == reader
-        assert "reader" in steps[name].after and not {"goals-two_stage-s0", "goals-two_stage-s1"} & set(steps)
+        assert steps[name].after[1:] == ("reader",) and not {"goals-two_stage-s0", "goals-two_stage-s1"} & set(steps)
+    assert steps["play-floors"].after == ("rollouts-cola-s0", "goals-cola-s0")
     assert "--goal-models" not in told["play-simulator"] and "--goal-models" not in told["play-floors"]
     words = told["goals-cola-s0"]
     models = words[words.index("--models") + 1 : words.index("--fit-config.hidden")]

@@ -82,6 +82,14 @@ def test_what_comes_out_is_a_system_like_any_other(made, capsys):
     assert world.imagine(start, torch.zeros(3, 2, 7), None).isfinite().all()
 
 
+def test_it_is_kept_rounded_where_asked(made):
+    train_rollouts(made)
+    train_rollouts(rounded := replace(made, out=made.out.with_name("rounded"), stored_as="bfloat16"))
+    for key, value in weights(made.out).items():
+        assert torch.equal(weights(rounded.out)[key], value.bfloat16().float() if value.is_floating_point() else value)
+    assert "rollouts" in json.loads((rounded.out / "system" / "system.json").read_text())
+
+
 class Killed(Exception):
     """Stands for a kill."""
 
