@@ -53,8 +53,7 @@ class PlanningCheckConfig:
     least_movement: float = 0.02
     """Metres between the gripper's places in start and goal frame below which a clip says nothing about direction."""
     samples: int = 32
-    """Candidates of each iteration of CEM, half of those that ``vp2_eval.py`` usually has: more clips say more than
-    better plans."""
+    """Candidates of each iteration of CEM."""
     iterations: int = EvalConfig.iterations
     """Of CEM."""
     elite_fraction: float = 0.15

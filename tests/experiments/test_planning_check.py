@@ -159,8 +159,9 @@ def test_a_real_system_is_looked_at_as_it_is(system: ColaSystem) -> None:
     assert not system.video.training
 
 
-def test_the_cost_is_the_usual_one_and_bad_flags_are_named() -> None:
-    assert PlanningCheckConfig().objective().blur == EvalConfig().blur and EvalConfig().objective == "pixel"
+def test_the_cost_is_the_usual_one_of_pixels_and_bad_flags_are_named() -> None:
+    pixels = EvalConfig().settled(distance=False)
+    assert PlanningCheckConfig().objective().blur == pixels.blur and pixels.objective == "pixel"
     with pytest.raises(ValueError, match="ahead 1 or more .* got 24, 0, 0.02"):
         PlanningCheckConfig(ahead=0)
     with pytest.raises(ValueError, match="elite_fraction"):

@@ -310,10 +310,13 @@ def test_impossible_flags_are_refused(wrong: dict, said: str) -> None:
 def test_feature_networks_reach_the_trainer_and_change_no_identity(tmp_path: Path) -> None:
     network = tmp_path / "network.pt"
     network.touch()
-    config = GridConfig(fvd_weights=network, lpips_weights=network)
-    assert config.paths() == ("--video.fvd-weights", str(network), "--video.lpips-weights", str(network))
-    assert config.hashes() == GridConfig().hashes()
-    assert config.command().endswith(f"--workers 2 --fvd-weights {network} --lpips-weights {network}")
+    init = tmp_path / "system"
+    init.mkdir()
+    config = GridConfig(init=init, fvd_weights=network, lpips_weights=network)
+    networks = ("--video.fvd-weights", str(network), "--video.lpips-weights", str(network))
+    assert config.paths() == ("--init", str(init), *networks)
+    assert config.hashes() == GridConfig(init=init).hashes()
+    assert config.command().endswith(f"--workers 2 --init {init} --fvd-weights {network} --lpips-weights {network}")
     with pytest.raises(ValueError, match="--lpips-weights: there is no file absent.pth"):
         GridConfig(lpips_weights=Path("absent.pth"))
 

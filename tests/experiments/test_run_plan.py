@@ -167,6 +167,7 @@ def test_flags_are_the_presets_where_nothing_else_is_said(monkeypatch):
     ):
         tyro.cli(command(preset_defaults(preset)), args=arguments)
     tiny, opensora = seen
-    assert tiny == replace(TrainConfig(), joint=replace(TrainConfig().joint, steps=7), trackers=())
+    usual = TrainConfig(preset="tiny")
+    assert tiny == replace(usual, joint=replace(usual.joint, steps=7), trackers=())
     papers = preset_defaults("opensora")
     assert opensora == replace(papers, joint=replace(papers.joint, steps=7)) and opensora.clip == 14
