@@ -135,11 +135,12 @@ class EvalConfig:
     proposal_data: tuple[Path, ...] = ()
     """Recordings whose segments --propose nearest takes; the starter data when not given."""
     objective: str = "usual"
-    """usual: distance, where a trained system imagines and has learned one, else pixel. Squared distance to the goal frame in the codec's latents or in pixels (VP2); of the goal models: distance, the
-    expected distance (cm) of the gripper, and of objects where the category moves any, as read off the imagined frames;
-    progress, the learned number of steps to the goal; or success, minus the logit of the category's success; vp2: 0.5
-    of pixel and 10 of success, as VP2 (which has --blur 0); sum: all that have a weight; state, of --world simulator
-    only: the simulator's own distance to the goal; or your own, module:factory."""
+    """usual: distance, where a trained system imagines and has learned one, else pixel. Squared distance to the
+    goal frame in the codec's latents or in pixels (VP2); of the goal models: distance, the expected distance (cm)
+    of the gripper, and of objects where the category moves any, as read off the imagined frames; progress, the
+    learned number of steps to the goal; or success, minus the logit of the category's success; vp2: 0.5 of pixel
+    and 10 of success, as VP2 (which has --blur 0); sum: all that have a weight; state, of --world simulator only:
+    the simulator's own distance to the goal; or your own, module:factory."""
     objective_kwargs: tuple[str, ...] = ()
     """Arguments of your own objective's factory: key=value ..., or one JSON object."""
     blur: float = 4.0

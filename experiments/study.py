@@ -14,7 +14,7 @@ a command of another script; the ``README.md`` among the results has them, the t
 ``summary.json`` all numbers.
 
 Kill it at any moment and run the same command: it goes on where it stopped, and writes what has been played. Other
-flags for a step that has begun are refused. What ``--results`` holds of an earlier study is not played again, in a
+flags for a step that has begun are refused. What ``--results`` holds of the same commands is not played again, in a
 fresh clone neither, and a system whose plays are all there is not trained again.
 """
 
@@ -39,7 +39,7 @@ from colaworld.experiments.goal_settings import on_yardstick, parts_of_planner
 from colaworld.experiments.planning_world import goal_models_beside
 from colaworld.experiments.presets import PresetName
 from colaworld.experiments.recipes import RecipeName
-from colaworld.experiments.study_kept import restore, still_needed
+from colaworld.experiments.study_kept import restore, same, still_needed
 from colaworld.experiments.study_page import write_study
 from colaworld.experiments.study_reads import (
     asked_for,
@@ -378,9 +378,12 @@ def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
         check_encoded(config)
     if "play" in config.only and config.ceiling_episodes:  # it would be refused hours later
         on_yardstick(evaluation(f"--world simulator {config.cost}"), load_manifest(config.manifest))
-    if kept := restore(config.results, config.runs, rolled=config.rollouts is not None):
-        print(f"from {config.results}: {', '.join(kept)}")
     trainings, plays = config.trainings(), config.plays()
+    everything, rolled = [*trainings, *plays], config.rollouts is not None
+    summary = config.results / "summary.json"
+    known = json.loads(summary.read_text())["commands"] if summary.is_file() else []
+    if kept := restore(config.results, config.runs, same(everything, known, shown), rolled=rolled):
+        print(f"from {config.results}: {', '.join(kept)}")
     if "play" in config.only:
         trainings = still_needed(trainings, plays)
     steps = [*(trainings if "train" in config.only else ()), *(plays if "play" in config.only else ())]
@@ -397,11 +400,7 @@ def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
         except StepsFailed as error:
             failure = error
     if "results" in config.only and not (failure and not played(config)):
-        summary = config.results / "summary.json"
-        before = json.loads(summary.read_text())["commands"] if summary.is_file() else []
-        all_steps = {shown(step): step for step in (*config.trainings(), *plays)}
-        commands = [words for words, step in all_steps.items() if words in before or begun(config, step)]
-        rolled = config.rollouts is not None
+        commands = [shown(step) for step in everything if shown(step) in known or begun(config, step)]
         read = Study.read(config.runs, config.recipes, config.seeds, rolled=rolled, kept=config.results)
         print(f"results: {write_study(read, config.results, commands)}")
     if failure is not None:
@@ -415,7 +414,8 @@ def played(config: StudyConfig) -> bool:
 
 def begun(config: StudyConfig, step: Step) -> bool:
     """Whether a step's command has been run, here or as part of an earlier study in the same folder."""
-    return step.left() or (config.runs / "logs" / f"{step.name}.json").is_file()
+    episodes = config.runs / "plays" / step.name.removeprefix("play-") / "episodes.jsonl"
+    return step.left() or episodes.is_file() or (config.runs / "logs" / f"{step.name}.json").is_file()
 
 
 def shown(step: Step) -> str:

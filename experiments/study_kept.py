@@ -4,7 +4,7 @@ fresh clone, where what has been played is not played again.
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from colaworld.envs.whole_file import whole_file
@@ -15,14 +15,30 @@ from colaworld.experiments.study_steps import Step
 SUMMARY, EPISODES = "summary.json", "episodes.jsonl"
 
 
-def restore(results: Path, runs: Path, *, rolled: bool) -> list[str]:
-    """Copy finished plays, evaluations and correlations that ``runs`` lacks; their names. ``rolled``: of systems that went on on
-    their rollouts."""
+def same(steps: Sequence[Step], known: Collection[str], shown: Callable[[Step], str]) -> set[str]:
+    """The steps whose command, as ``shown``, and those of all that they wait for are among the ``known``: what another
+    study has kept under the same name is not this one's."""
+    named, found = {step.name: step for step in steps}, set()
+    for step in steps:
+        waiting, needs = [step.name], set()
+        while waiting:
+            name = waiting.pop()
+            if name not in needs:
+                needs.add(name)
+                waiting += named[name].after if name in named else ()
+        if all(name in named and shown(named[name]) in known for name in needs):
+            found.add(step.name)
+    return found
+
+
+def restore(results: Path, runs: Path, steps: Collection[str], *, rolled: bool) -> list[str]:
+    """Copy plays, evaluations and correlations of ``steps`` that ``runs`` lacks; their names. ``rolled``: of systems
+    that went on on their rollouts."""
     found = []
     for path in sorted(results.glob(f"*_{SUMMARY}")):
         name = path.name.removesuffix(f"_{SUMMARY}")
         folder = runs / "plays" / name
-        if not folder.exists():
+        if f"play-{name}" in steps and not folder.exists():
             folder.mkdir(parents=True)
             settings = json.loads(path.read_text())["settings"]
             _copy(results / f"{name}_{EPISODES}", folder / EPISODES)
@@ -32,15 +48,14 @@ def restore(results: Path, runs: Path, *, rolled: bool) -> list[str]:
     for path in sorted(results.glob(f"*_{EVALUATION}")):
         name = path.name.removesuffix(f"_{EVALUATION}")
         written = (runs / ROLLOUTS if rolled else runs) / name / EVALUATION
-        if not written.exists():
+        if (f"evaluation-{name}" if rolled else name) in steps and not written.exists():
             _copy(path, written)
             found.append(f"evaluation of {name}")
-
     summary = results / SUMMARY
     correlations = json.loads(summary.read_text())["correlations"] if summary.is_file() else {}
     for name, of in correlations.items():
         written = runs / CORRELATIONS / name / CORRELATION
-        if not written.exists():
+        if f"correlation-{name}" in steps and not written.exists():
             written.parent.mkdir(parents=True, exist_ok=True)
             write_json(written, of)
             found.append(f"correlation of {name}")

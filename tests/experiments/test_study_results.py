@@ -1,6 +1,7 @@
 """What a study has come to: rates, comparisons, shares of what is reachable, verdicts, and its folder of results."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,8 @@ import pytest
 
 from colaworld.experiments.compare import compare
 from colaworld.experiments.intervals import exact_mcnemar, wilson
-from colaworld.experiments.study import StudyConfig, study
-from colaworld.experiments.study_kept import still_needed
+from colaworld.experiments.study import StudyConfig, shown, study
+from colaworld.experiments.study_kept import same, still_needed
 from colaworld.experiments.study_page import write_study
 from colaworld.experiments.study_results import Study, comparisons_of, pairs_of, reachable, rows_of
 
@@ -265,6 +266,11 @@ def test_episodes_of_other_goals_are_refused(read, runs, tmp_path):
         write_study(Study.read(runs, ("cola", "two_stage"), (0, 1)), tmp_path / "results", [])
 
 
+def kept_of(config: StudyConfig) -> set[str]:
+    known = json.loads((config.results / "summary.json").read_text())["commands"]
+    return same([*config.trainings(), *config.plays()], known, shown)
+
+
 def test_a_study_goes_on_in_a_fresh_clone_from_what_its_results_kept(runs, tmp_path, capsys):
     for recipe in ("cola", "two_stage"):
         evaluated(runs, recipe, 0, 0.5)
@@ -278,12 +284,16 @@ def test_a_study_goes_on_in_a_fresh_clone_from_what_its_results_kept(runs, tmp_p
         if path.name != "cola-s0-mppi":
             (path / "summary.json").write_text(json.dumps({"settings": rows, "config": {"episodes": 8}}))
     results = tmp_path / "results"
-    before = write_study(whole, results, ["python experiments/one.py"])
-    old = json.loads((results / "summary.json").read_text())
     fresh = StudyConfig(
-        data=(tmp_path,), recipes=("cola", "two_stage"), seeds=(0,), runs=tmp_path / "fresh", results=results,
-        episodes=8, mppi_episodes=4, ceiling_episodes=0, correlation_episodes=0, only=("results",),
+        data=(tmp_path,), recipes=("cola", "two_stage"), seeds=(0,), runs=runs, results=results,
+        episodes=8, mppi_episodes=4, ceiling_episodes=0, correlation_episodes=3, only=("results",),
     )  # fmt: skip
+    before = write_study(whole, results, [shown(step) for step in (*fresh.trainings(), *fresh.plays())])
+    old = json.loads((results / "summary.json").read_text())
+    shutil.rmtree(runs)
+    other = replace(fresh, training="--joint.steps 7")  # whose systems are others under the same names
+    assert not any("two_stage" in name or "cola-s0" in name for name in kept_of(other))
+    assert {"play-floors", "play-cola-s0-cem"} <= kept_of(fresh) and "play-simulator" in kept_of(other)
     study(fresh)
     assert "cola-s0-cem, floors, simulator, two_stage-s0-cem, evaluation of cola-s0" in capsys.readouterr().out
     new = json.loads((results / "summary.json").read_text())
@@ -293,9 +303,9 @@ def test_a_study_goes_on_in_a_fresh_clone_from_what_its_results_kept(runs, tmp_p
     assert "(losses.png)" in before.read_text(), "drawn from the logs that were kept"
     assert not (fresh.runs / "plays" / "cola-s0-mppi").exists()
     for flags, wanted in (
-        ({"mppi_episodes": 0}, set()),
-        ({}, {"base", "cola-s0", "goals-cola-s0", "two_stage-s0"}),
-        ({"mppi_episodes": 0, "seeds": (0, 1)}, {"base", "cola-s1", "two_stage-s1"}),
+        ({"mppi_episodes": 0, "correlation_episodes": 0}, set()),
+        ({"correlation_episodes": 0}, {"base", "cola-s0", "goals-cola-s0", "two_stage-s0"}),
+        ({"mppi_episodes": 0, "correlation_episodes": 0, "seeds": (0, 1)}, {"base", "cola-s1", "two_stage-s1"}),
     ):
         study_of = replace(fresh, **flags)
         needed = still_needed(study_of.trainings(), study_of.plays())
@@ -309,4 +319,5 @@ def test_commands_of_what_has_not_begun_are_not_told(runs, tmp_path):
         (runs / "logs" / f"{name}.json").write_text("[]")
     study(config)
     commands = json.loads((config.results / "summary.json").read_text())["commands"]
-    assert len(commands) == 2 and "--recipe cola --loop.seed 0" in commands[0] and "vp2_eval.py" in commands[1]
+    assert "--recipe cola --loop.seed 0" in commands[0] and all("vp2_eval.py" in each for each in commands[1:])
+    assert len(commands) == 8, "a training, and the seven plays that have episodes"
