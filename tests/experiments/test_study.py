@@ -15,7 +15,8 @@ from colaworld.envs.manifest import load_manifest
 from colaworld.experiments.cost_correlation import CorrelationConfig
 from colaworld.experiments.encode_latents import EncodeConfig
 from colaworld.experiments.goal_settings import EvalConfig, on_yardstick
-from colaworld.experiments.study import GOAL_MODEL_NAMES, StudyConfig, check_encoded, shown, study
+from colaworld.experiments.study import check_encoded, study
+from colaworld.experiments.study_config import GOAL_MODEL_NAMES, StudyConfig, shown
 from colaworld.experiments.study_steps import Step
 from colaworld.experiments.train_config import TrainConfig
 from colaworld.experiments.train_rollouts import RolloutTraining

@@ -10,7 +10,8 @@ import pytest
 
 from colaworld.experiments.compare import compare
 from colaworld.experiments.intervals import exact_mcnemar, wilson
-from colaworld.experiments.study import StudyConfig, shown, study
+from colaworld.experiments.study import study
+from colaworld.experiments.study_config import StudyConfig, shown
 from colaworld.experiments.study_kept import same, still_needed
 from colaworld.experiments.study_page import write_study
 from colaworld.experiments.study_results import Study, comparisons_of, pairs_of, reachable, rows_of
