@@ -142,6 +142,7 @@ def build(
     tokens: int | None = None,
     entries: int | None = None,
     code_width: int | None = None,
+    replace_unused: float = 0.0,
     adapter_kind: AdapterKind = "nearest",
     adapter_context: bool = True,
     adapter_snap: bool = False,
@@ -152,7 +153,8 @@ def build(
     flow: FlowConfig | None = None,
 ) -> ColaSystem:
     """A freshly initialised system for frames and actions of the given sizes (torch's global generator draws the
-    weights). ``tokens``, ``entries`` and ``code_width``: of the bottleneck; default: the preset's.
+    weights). ``tokens``, ``entries`` and ``code_width``: of the bottleneck; default: the preset's;
+    so is ``replace_unused``, which ``real_actions`` has no use for.
     """
     first = int(torch.randint(2**62, (), device="cpu"))
 
@@ -168,7 +170,7 @@ def build(
     seen = latent if time is None else _latent(codec.clip_shape)
     video = drawn(backbone_class(preset.backbone), "video", **seen, **preset.video)
     real = recipe == "real_actions"
-    chosen = {"tokens": tokens, "entries": entries, "width": code_width}
+    chosen = {"tokens": tokens, "entries": entries, "width": code_width, "replace_unused": replace_unused or None}
     asked = {name: value for name, value in chosen.items() if value is not None}
     kind = "continuous" if real else bottleneck
     narrow = drawn(Bottleneck, "bottleneck", kind=kind, **{**preset.bottleneck, **asked})

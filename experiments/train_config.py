@@ -29,6 +29,7 @@ from colaworld.experiments.training import LoopConfig
 from colaworld.experiments.video_metrics import VideoMetricsConfig
 from colaworld.models.bottleneck import BottleneckKind
 from colaworld.models.flow import FlowConfig
+from colaworld.models.quantisers import REPLACED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,9 @@ class TrainConfig:
     """Entries of the codebook; default: the preset's 32."""
     code_width: int | None = None
     """Width of an entry; default: the preset's 32."""
+    replace_unused: float = 0.0
+    """Entries that fewer tokens of a batch name, on a running average over some 50 batches, start anew at a token of
+    the batch; 0: none does (the paper). 0.2 keeps twice as many in use here (results/codebook)."""
     lam_output: Literal["latent", "pixel"] = "latent"
     """two_stage: what its forward dynamics model predicts (paper: pixels)."""
     action_labels: float = 0.0
@@ -121,6 +125,14 @@ class TrainConfig:
             )
         if self.recipe == "real_actions" and self.bottleneck != "vq":
             raise ValueError(f"--bottleneck {self.bottleneck} has no use in recipe 'real_actions'")
+        if self.replace_unused:
+            if self.recipe == "real_actions" or self.bottleneck not in REPLACED or self.replace_unused < 0.0:
+                raise ValueError(
+                    f"--replace-unused {self.replace_unused}: must be 0, or above with --bottleneck "
+                    f"{' or '.join(REPLACED)}, got --bottleneck {self.bottleneck} and recipe {self.recipe!r}"
+                )
+            if self.loop.parallel == "fsdp":
+                raise ValueError("--replace-unused writes a codebook, which --loop.parallel fsdp shards; ddp can")
         if self.loop.parallel == "fsdp" and not all(turn.flow_to_video for turn in RECIPES[self.recipe].turns):
             raise ValueError(
                 f"--loop.parallel fsdp cannot keep one of two losses from the video model, as recipe {self.recipe!r} "

@@ -229,6 +229,7 @@ def fresh_system(config: TrainConfig, clips: ClipDataset) -> ColaSystem:
         tokens=config.tokens,
         entries=config.entries,
         code_width=config.code_width,
+        replace_unused=config.replace_unused,
         lam_output=config.lam_output,
         action_head=config.action_labels > 0.0,
         adapter_kind=config.adapter_kind,

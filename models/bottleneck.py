@@ -17,9 +17,18 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from colaworld.models.quantisers import Residual, SideBySide, fsq_levels, logit_scale, look_up, make_quantiser
+from colaworld.models.quantisers import (
+    REPLACED,
+    Residual,
+    SideBySide,
+    fsq_levels,
+    logit_scale,
+    look_up,
+    make_quantiser,
+    only_asked,
+)
 from colaworld.models.share import Chance, draw
-from colaworld.models.shared_norm import SharedBatchNorm, gathered
+from colaworld.models.shared_norm import SharedBatchNorm, as_in_first, gathered
 
 BottleneckKind = Literal["vq", "continuous", "fsq", "simvq", "residual_vq"]
 
@@ -36,6 +45,10 @@ class Bottlenecked:
 
 class Bottleneck(ModelMixin, ConfigMixin):
     """``kind``: a quantiser of ``tokens`` codes of ``entries`` each, or a Gaussian with a KL term (``"continuous"``).
+
+    ``replace_unused``: in training, an entry that fewer tokens of a batch name than this, on a running average over
+    some 50 batches, starts anew at a token of the batch; 0, as in the paper, leaves every entry to its gradient, which
+    one that no token names does not have. ``"vq"`` and ``"residual_vq"`` can.
 
     D, the width of a latent action, is ``tokens * width``, when continuous the mean's; with ``"fsq"``, whose codes are
     not learned vectors, it is ``tokens`` times the number of levels (32 entries: two), and there is no loss.
@@ -54,6 +67,7 @@ class Bottleneck(ModelMixin, ConfigMixin):
         codebook_weight: float = 1.0,
         commitment_weight: float = 0.25,
         kl_weight: float = 1e-3,
+        replace_unused: float = 0.0,
     ) -> None:
         super().__init__()
         if kind not in get_args(BottleneckKind):
@@ -63,13 +77,18 @@ class Bottleneck(ModelMixin, ConfigMixin):
             raise ValueError(
                 f"a bottleneck needs tokens, width >= 1 and entries >= 2, got {tokens}, {width}, {entries}"
             )
+        if replace_unused < 0.0 or (replace_unused and kind not in REPLACED):
+            of = " and ".join(map(repr, REPLACED))
+            raise ValueError(f"replace_unused must be 0, or above for {of}, got {replace_unused} for {kind!r}")
         self.quantiser = None
         self.layout = Residual() if kind == "residual_vq" else SideBySide(tokens)
         if kind == "continuous":
             # A buffer, because a module without any weights gets no file of weights, and could not be read back.
             self.register_buffer("log_variance_range", torch.tensor([-10.0, 10.0]))
         else:
-            self.quantiser = make_quantiser(kind, tokens=tokens, entries=entries, width=width)
+            self.quantiser = make_quantiser(
+                kind, tokens=tokens, entries=entries, width=width, replace_unused=replace_unused
+            )
             # A fresh inverse dynamics model gives every pair of frames nearly the same tokens, and the first few
             # updates would sweep them all into one entry. Standardised over the batch, they are spread from the first
             # step on, at a scale that neither encoder nor codebook can run away with. Not stated in the paper.
@@ -117,6 +136,7 @@ class Bottleneck(ModelMixin, ConfigMixin):
         normed = rearrange(self.norm(rearrange(raw, "b n d -> (b n) d")), "(b n) d -> b n d", b=len(raw))
         if self.config.kind == "fsq":
             normed = normed.tanh()  # into the levels' range, where standardised numbers lie about evenly
+        self._replace_unused(normed.detach())
         return self.snap(normed, commitment=commitment)
 
     @torch.no_grad()
@@ -138,7 +158,8 @@ class Bottleneck(ModelMixin, ConfigMixin):
             return Bottlenecked(latents=latents, indices=None, loss=latents.new_zeros(()), parts={})
         with torch.no_grad():
             self._fill(latents)
-            indices = self.layout.pick(self.quantiser, latents)
+            with only_asked(self.quantiser):
+                indices = self.layout.pick(self.quantiser, latents)
         codes = look_up(self.layout.codebooks(self.quantiser), indices)
         # Exactly the codes in value, so that equal codes are equal latent actions; the gradient passes to ``latents``.
         straight_through = self.layout.join(codes).detach() + (latents - latents.detach())
@@ -160,7 +181,19 @@ class Bottleneck(ModelMixin, ConfigMixin):
         same in each, and in one process alone.
         """
         if self.empty and self.training:
-            self.layout.pick(self.quantiser, gathered(latents))
+            self._teach(latents)
+
+    @torch.no_grad()
+    def _replace_unused(self, latents: Tensor) -> None:
+        """Counts who names which entry, and lets those start anew that too few do: in all processes the same ones."""
+        if self.config.replace_unused and self.training and not self.empty:
+            self._teach(latents)
+
+    def _teach(self, latents: Tensor) -> None:
+        """Shows the quantiser in training what all processes have; where it draws lots, they keep the first one's."""
+        self.layout.pick(self.quantiser, gathered(latents))
+        if self.config.replace_unused:
+            as_in_first(self.quantiser)
 
     def _continuous(self, raw: Tensor, generator: Chance | None) -> Bottlenecked:
         mean, log_variance = raw.chunk(2, dim=-1)

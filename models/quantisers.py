@@ -11,12 +11,14 @@
 
 So each has ``tokens`` indices of ``entries`` codes, ``entries ** tokens`` latent actions (the paper's 2 x 32: 1024),
 and all but ``fsq`` the same D. Learned by gradient: no EMA, no rotation trick; the library's own losses are not used.
-Not stated in the paper: every kind but ``vq``, and k-means.
+Not stated in the paper: every kind but ``vq``, k-means, and unused entries' new start.
 
 Shapes: latent actions ``(B, N, D)``, indices ``(B, N, K)`` with K tokens of E entries, codes ``(B, N, K, w)``,
 codebooks ``(K, E, w)``.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -40,6 +42,10 @@ LEVELS = {
 }
 """The levels of an ``fsq`` token of so many entries."""
 
+REPLACED = ("vq", "residual_vq")
+"""Kinds whose unused entries can start anew."""
+USE_DECAY = 0.98
+"""Of the running average of how many tokens of a batch name an entry."""
 LEARNED = {
     "ema_update": False,
     "learnable_codebook": True,
@@ -56,15 +62,25 @@ def fsq_levels(entries: int) -> tuple[int, ...]:
     return LEVELS[entries]
 
 
-def make_quantiser(kind: QuantiserKind, *, tokens: int, entries: int, width: int) -> nn.Module:
-    """A fresh quantiser (torch's global generator draws ``simvq``'s). ValueError for ``fsq`` of unknown ``entries``."""
+def make_quantiser(
+    kind: QuantiserKind, *, tokens: int, entries: int, width: int, replace_unused: float = 0.0
+) -> nn.Module:
+    """A fresh quantiser (torch's global generator draws ``simvq``'s). ``replace_unused``:
+    ``Bottleneck``'s. ValueError for ``fsq`` of unknown ``entries``, and for a kind whose entries cannot be replaced."""
+    if replace_unused and kind not in REPLACED:
+        raise ValueError(f"entries of {kind!r} cannot be replaced, replace_unused must be 0, got {replace_unused}")
+    learned = {
+        **LEARNED,
+        "codebook_size": entries,
+        "commitment_weight": 0.0,
+        "threshold_ema_dead_code": replace_unused,
+        "decay": USE_DECAY,
+    }
     match kind:
         case "vq":
-            return VectorQuantize(dim=width, codebook_size=entries, commitment_weight=0.0, **LEARNED)
+            return VectorQuantize(dim=width, **learned)
         case "residual_vq":
-            return ResidualVQ(
-                dim=tokens * width, num_quantizers=tokens, codebook_size=entries, commitment_weight=0.0, **LEARNED
-            )
+            return ResidualVQ(dim=tokens * width, num_quantizers=tokens, **learned)
         case "fsq":
             # Differs from FSQ's paper: levels lie symmetrically at even distances and the tanh stands before the door
             # (see ``Bottleneck.forward``), so that a code snaps to itself and snapping takes the nearest code.
@@ -90,6 +106,17 @@ def indices_of(quantiser: nn.Module, latents: Tensor) -> Tensor:
     for buffer in quantiser.buffers():
         buffer.requires_grad_(False)
     return indices
+
+
+@contextmanager
+def only_asked(quantiser: nn.Module) -> Iterator[None]:
+    """Asks the quantiser without teaching it: it counts nothing and stays as it is."""
+    was = quantiser.training
+    quantiser.eval()
+    try:
+        yield
+    finally:
+        quantiser.train(was)
 
 
 class SideBySide:

@@ -24,6 +24,14 @@ def gathered(rows: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+@torch.no_grad()
+def as_in_first(module: nn.Module) -> None:
+    """Every process takes the first one's weights and buffers: after a change that each drew for itself."""
+    if processes() > 1:
+        for held in (*module.parameters(), *module.buffers()):
+            distributed.broadcast(held.data, 0)
+
+
 class _Sum(torch.autograd.Function):
     """Over all processes; so is the gradient, since each has a loss of its own that depends on the sum."""
 

@@ -6,6 +6,7 @@ import torch
 
 from colaworld.adapters.system import ColaSystem
 from colaworld.experiments.batches import Batch, StepBatches
+from colaworld.experiments.loop_config import LoopConfig
 from colaworld.experiments.presets import PRESETS, build
 from colaworld.experiments.recipes import LATENT_ACTION_STAGES, RECIPES, latent_action_budgets
 from colaworld.experiments.stage_config import StageConfig
@@ -231,6 +232,11 @@ def test_flags_that_do_not_go_together_are_refused():
         TrainConfig(recipe="two_stage", stages=("warmup",))
     with pytest.raises(ValueError, match="--bottleneck fsq has no use in recipe 'real_actions'"):
         TrainConfig(recipe="real_actions", bottleneck="fsq")
+    for others in ({"recipe": "real_actions"}, {"bottleneck": "simvq"}):
+        with pytest.raises(ValueError, match="--replace-unused 0.2: must be 0, or above with --bottleneck vq or resid"):
+            TrainConfig(replace_unused=0.2, **others)
+    with pytest.raises(ValueError, match="--replace-unused writes a codebook, which --loop.parallel fsdp shards"):
+        TrainConfig(replace_unused=0.2, loop=LoopConfig(parallel="fsdp"))
     with pytest.raises(ValueError, match="go together, got 0.01, 0.0 and 0.0"):
         TrainConfig(action_labels=0.01)
     with pytest.raises(ValueError, match="--action-labels 0.1 asks for what --label-fraction 0.01 withholds"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from colaworld.adapters.system import load_system
+from colaworld.adapters.system import load_system, save_system
 from colaworld.envs.demos import Clip, Episode
 from colaworld.experiments.batches import StepBatches, fixed_batch, frame_latents, random_shift
 from colaworld.experiments.budget import read_costs
@@ -392,6 +392,15 @@ def test_weights_of_another_preset_are_refused(tmp_path):
     run(tmp_path / "nano", "joint", Squares())
     with pytest.raises(ValueError, match="preset is 'nano', but .* 'tiny'"):
         starting_system(TrainConfig(out=tmp_path / "new", preset="tiny", init=tmp_path / "nano" / "system"), Squares())
+
+
+@pytest.mark.parametrize("asked", [0.0, 0.2])
+def test_a_run_s_codebook_replaces_unused_entries_when_asked(tmp_path, asked):
+    config = TrainConfig(out=tmp_path, preset="nano", from_scratch=True, replace_unused=asked)
+    system = starting_system(config, Squares())
+    save_system(system, tmp_path / "system")
+    for each in (system, load_system(tmp_path / "system")):
+        assert each.bottleneck.config.replace_unused == asked
 
 
 def test_a_codec_goes_on_from_another_presets_and_nothing_else_does(tmp_path):

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from colaworld.models.bottleneck import Bottleneck
-from colaworld.models.quantisers import LEVELS, fsq_levels
+from colaworld.models.quantisers import LEVELS, REPLACED, fsq_levels
 
 QUANTISED = ("vq", "fsq", "simvq", "residual_vq")
 KINDS = (*QUANTISED, "continuous")
@@ -291,3 +291,42 @@ def test_one_that_has_trained_can_be_moved_and_copied(kind):
     trained(noise(trained))
     assert not any(buffer.requires_grad for buffer in trained.buffers())
     deepcopy(nn.Module.to(trained, torch.bfloat16))
+
+
+def far_from_tokens(kind: str, **sizes) -> Bottleneck:
+    """In training, with all entries of the last token's codebook but one where no token is."""
+    bottleneck = made(kind, **sizes).train()
+    with torch.no_grad():
+        bottleneck.get_parameter(LEARNED[kind])[:, 1:] += 50.0
+    return bottleneck
+
+
+@pytest.mark.parametrize("kind", REPLACED)
+def test_unused_entries_start_anew_where_tokens_are(kind):
+    torch.manual_seed(0)
+    used = {}
+    for replace_unused in (0.0, 0.2):
+        bottleneck = far_from_tokens(kind, replace_unused=replace_unused)
+        for seed in range(400):  # until what was counted before has worn off
+            bottleneck(noise(bottleneck, steps=4, seed=seed))
+        used[replace_unused] = len(bottleneck(noise(bottleneck)).indices[..., -1].unique())
+    assert used == {0.0: 1, 0.2: 8}
+
+
+@pytest.mark.parametrize("kind", REPLACED)
+def test_entries_start_anew_in_training_alone_and_by_what_inverse_dynamics_says(kind):
+    bottleneck = far_from_tokens(kind, replace_unused=0.2)
+    before = deepcopy(bottleneck.state_dict())
+    bottleneck.snap(between(bottleneck))  # an adapter's answers count for nothing
+    bottleneck.eval()
+    bottleneck(noise(bottleneck))
+    assert all(torch.equal(value, before[name]) for name, value in bottleneck.state_dict().items())
+    bottleneck.train()(noise(bottleneck))
+    counts = f"{LEARNED[kind].removesuffix('embed')}cluster_size"
+    assert not torch.equal(bottleneck.get_buffer(counts), before[counts])
+
+
+@pytest.mark.parametrize("refused", [{"kind": "fsq", "replace_unused": 0.2}, {"replace_unused": -0.1}])
+def test_entries_are_replaced_where_there_are_some(refused):
+    with pytest.raises(ValueError, match="replace_unused must be 0, or above for 'vq' and 'residual_vq'"):
+        Bottleneck(**refused)
