@@ -81,7 +81,7 @@ PRESETS = {
             "adapter_context": False,  # one without frames caught up in 650 steps (results/backbones)
             "codec": StageConfig(steps=8000, batch_size=12, learning_rate=2e-3),
             "pretrain": StageConfig(steps=2000, batch_size=8, learning_rate=2e-3, shift=0),
-            "warmup": StageConfig(steps=400, learning_rate=2e-3, shift=0),
+            "warmup": StageConfig(steps=400, learning_rate=1e-3, shift=0),
             "joint": StageConfig(steps=1600, learning_rate=1.5e-3, shift=0, imagined=0.2),
             "adapter": StageConfig(
                 steps=6000, learning_rate=1.5e-3, shift=0, imagined=0.35, through_adapter=0.75, adapter_weight=0.05
