@@ -15,6 +15,7 @@ from colaworld.experiments.compare_runs import Pair
 from colaworld.experiments.intervals import (
     Interval,
     exact_mcnemar,
+    instances_needed,
     paired_difference,
     pairs_needed,
     sign_flip_test,
@@ -90,6 +91,7 @@ def compare_pairs(category: str, pairs: Sequence[Pair]) -> Comparison:
     member = np.array([[pair.a["instance"] == instance for pair in pairs] for instance in instances], float)
     mean = member / member.sum(axis=1, keepdims=True)  # (instances, episodes)
     only_a, only_b = (float((mean @ each).sum()) for each in (a & ~b, ~a & b))
+    lead = mean @ (a.astype(float) - b)
     outcomes = exact_mcnemar(a.tolist(), b.tolist())
     clustered = count < len(pairs)
     return Comparison(
@@ -103,9 +105,11 @@ def compare_pairs(category: str, pairs: Sequence[Pair]) -> Comparison:
         rate_a=wilson(float((mean @ a).sum()), count, CONFIDENCE),
         rate_b=wilson(float((mean @ b).sum()), count, CONFIDENCE),
         difference=paired_difference(only_a, only_b, count, CONFIDENCE),
-        p_value=sign_flip_test(mean @ (a.astype(float) - b)) if clustered else outcomes.p_value,
+        p_value=sign_flip_test(lead) if clustered else outcomes.p_value,
         test="sign flips of instances" if clustered else "exact McNemar",
-        needed=pairs_needed(only_a / count, only_b / count, alpha=ALPHA, power=POWER, most=MOST),
+        needed=instances_needed(lead, alpha=ALPHA, power=POWER, most=MOST)
+        if clustered
+        else pairs_needed(only_a / count, only_b / count, alpha=ALPHA, power=POWER, most=MOST),
         closest_a=float(np.median([pair.a["best_distance"] for pair in pairs])),
         closest_b=float(np.median([pair.b["best_distance"] for pair in pairs])),
         start=float(np.median([pair.a["start_distance"] for pair in pairs])),

@@ -2,6 +2,7 @@
 flips, bootstrap of a mean. Counting is ours, the mathematics is statsmodels' and scipy's.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -158,6 +159,23 @@ def mcnemar_power(share_first: float, share_second: float, pairs: int, alpha: fl
     share = share_first / discordant
     rejects = binom.cdf(border, counts, share) + binom.sf(counts - border - 1, counts, share)
     return float((binom.pmf(counts, pairs, discordant) * rejects).sum())
+
+
+def instances_needed(
+    differences: Sequence[float], *, alpha: float = 0.05, power: float = 0.8, most: int = 100_000
+) -> int | None:
+    """How many instances ``sign_flip_test`` needs to find such a mean difference with this ``power``, where single ones
+    differ as these do (their episodes averaged); by the normal approximation. None for no difference or more than
+    ``most``.
+    """
+    values = np.asarray(differences, dtype=float)
+    effect = abs(values.mean())
+    if effect == 0.0:
+        return None
+    by_chance, as_found = np.sqrt(np.square(values).mean()), values.std()
+    needed = ((norm.isf(alpha / 2) * by_chance + norm.isf(1.0 - power) * as_found) / effect) ** 2
+    least = math.ceil(math.log2(2.0 / alpha))  # fewer have no signs that are rare enough
+    return max(least, math.ceil(needed)) if needed <= most else None
 
 
 def pairs_needed(

@@ -22,6 +22,7 @@ import json
 import shlex
 import signal
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -33,10 +34,10 @@ from colaworld.experiments.cli import main
 from colaworld.experiments.encode_latents import EncodeConfig
 from colaworld.experiments.goal_settings import on_yardstick
 from colaworld.experiments.study_config import StudyConfig, shown
-from colaworld.experiments.study_kept import restore, same, still_needed
+from colaworld.experiments.study_kept import needed_for, restore, same, still_needed
 from colaworld.experiments.study_page import write_study
 from colaworld.experiments.study_reads import evaluation, rolled_out
-from colaworld.experiments.study_results import CODEC, Study
+from colaworld.experiments.study_results import CODEC, METRICS, Study
 from colaworld.experiments.study_steps import Step, StepsFailed, run_steps
 from colaworld.experiments.train_config import TrainConfig, preset_defaults
 
@@ -76,9 +77,15 @@ def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
     trainings, plays = config.trainings(), config.plays()
     everything, rolled = [*trainings, *plays], config.rollouts is not None
     summary = config.results / "summary.json"
-    known = json.loads(summary.read_text())["commands"] if summary.is_file() else []
-    if kept := restore(config.results, config.runs, same(everything, known, shown), rolled=rolled):
-        print(f"from {config.results}: {', '.join(kept)}")
+    known = json.loads(summary.read_text()).get("finished", []) if summary.is_file() else []
+    kept, logs = same(everything, known, shown), config.runs / "logs"
+    if restored := restore(config.results, config.runs, kept, rolled=rolled):
+        print(f"from {config.results}: {', '.join(restored)}")
+        remember([step for step in everything if step.name in kept], logs)
+    there = needed_for(everything, [step.name for step in everything if step.left()])
+    for step in everything:
+        if step.name in there:  # also what is gone by now, where something was made of it
+            step.check_command(logs)
     if "play" in config.only:
         trainings = still_needed(trainings, plays)
     steps = [*(trainings if "train" in config.only else ()), *(plays if "play" in config.only else ())]
@@ -91,13 +98,16 @@ def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
     failure: StepsFailed | None = None
     if steps:
         try:
-            run_steps(steps, config.runs / "logs", config.workers)
+            run_steps(steps, logs, config.workers)
         except StepsFailed as error:
             failure = error
     if "results" in config.only and not (failure and not played(config)):
-        commands = [shown(step) for step in everything if shown(step) in known or begun(config, step)]
-        read = Study.read(config.runs, config.recipes, config.seeds, rolled=rolled, kept=config.results)
-        print(f"results: {write_study(read, config.results, commands)}")
+        there = kept | needed_for(everything, [step.name for step in everything if step.left()])
+        finished = [shown(step) for step in everything if step.name in there]
+        commands = [shown(step) for step in everything if step.name in there or begun(config, step)]
+        told = {name: config.results / f"{name}_{METRICS}" for name in kept}
+        read = Study.read(config.runs, config.recipes, config.seeds, rolled=rolled, kept=told)
+        print(f"results: {write_study(read, config.results, commands, finished)}")
     if failure is not None:
         sys.exit(f"error: {failure}")
 
@@ -107,10 +117,18 @@ def played(config: StudyConfig) -> bool:
     return any((config.runs / "plays").glob("*/episodes.jsonl"))
 
 
+def remember(steps: Iterable[Step], logs: Path) -> None:
+    """That these are what was run, where nothing else is known."""
+    logs.mkdir(parents=True, exist_ok=True)
+    for step in steps:
+        if not (logs / f"{step.name}.json").is_file():
+            step.remember_command(logs)
+
+
 def begun(config: StudyConfig, step: Step) -> bool:
     """Whether a step's command has been run, here or as part of an earlier study in the same folder."""
     episodes = config.runs / "plays" / step.name.removeprefix("play-") / "episodes.jsonl"
-    return step.left() or episodes.is_file() or (config.runs / "logs" / f"{step.name}.json").is_file()
+    return episodes.is_file() or step.ran(config.runs / "logs")
 
 
 if __name__ == "__main__":

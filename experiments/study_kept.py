@@ -18,16 +18,20 @@ SUMMARY, EPISODES = "summary.json", "episodes.jsonl"
 def same(steps: Sequence[Step], known: Collection[str], shown: Callable[[Step], str]) -> set[str]:
     """The steps whose command, as ``shown``, and those of all that they wait for are among the ``known``: what another
     study has kept under the same name is not this one's."""
-    named, found = {step.name: step for step in steps}, set()
-    for step in steps:
-        waiting, needs = [step.name], set()
-        while waiting:
-            name = waiting.pop()
-            if name not in needs:
-                needs.add(name)
-                waiting += named[name].after if name in named else ()
-        if all(name in named and shown(named[name]) in known for name in needs):
-            found.add(step.name)
+    named = {step.name: step for step in steps}
+    return {
+        name for name in named if all(shown(named[each]) in known for each in needed_for(steps, (name,)))
+    }
+
+
+def needed_for(steps: Sequence[Step], names: Collection[str]) -> set[str]:
+    """``names`` and all that they waited for, by their names."""
+    named, found, waiting = {step.name: step for step in steps}, set(), list(names)
+    while waiting:
+        name = waiting.pop()
+        if name in named and name not in found:
+            found.add(name)
+            waiting += named[name].after
     return found
 
 
@@ -72,10 +76,5 @@ def still_needed(trainings: Sequence[Step], plays: Sequence[Step]) -> list[Step]
     """Of the trainings those that a play, or an evaluation, that has not finished waits for."""
     named = {step.name: step for step in (*trainings, *plays)}
     waiting = [step for step in named.values() if not step.left() and (step in plays or "evaluation" in step.name)]
-    needed: set[str] = set()
-    while waiting:
-        step = waiting.pop()
-        if step.name not in needed:
-            needed.add(step.name)
-            waiting += [named[name] for name in step.after]
+    needed = needed_for(list(named.values()), [step.name for step in waiting])
     return [step for step in trainings if step.name in needed]

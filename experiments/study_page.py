@@ -4,7 +4,7 @@ the lines of its episodes and its settings, which ``compare.py`` reads.
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +16,40 @@ from colaworld.experiments.episode_log import read_lines, write_json, write_text
 from colaworld.experiments.reproduce_measures import COLLAPSE
 from colaworld.experiments.reproduce_plots import worst_curve
 from colaworld.experiments.reproduce_store import PREFIX, read_curves, rounded
-from colaworld.experiments.study_results import BASE, CODEC, EVALUATION, METRICS, Study, summary_of
+from colaworld.experiments.study_results import (
+    BASE,
+    CEILING,
+    CODEC,
+    EVALUATION,
+    FLOORS,
+    METRICS,
+    PLANNERS,
+    SIMULATOR,
+    Study,
+    rollouts_of,
+    summary_of,
+)
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 DIGITS = 5
+COLUMNS = 5
+"""Panels beside each other."""
 LOOKS = 200
 """Points of a curve."""
 MODEL_COLUMNS = {
-    "psnr_1_learned": "PSNR at 1, before the adapter",
-    "psnr_10_learned": "at 10",
-    "psnr_10_idm": "at 10 after it, IDM's codes",
+    "psnr_1_copy": "PSNR at 1, copying the last frame",
+    "psnr_1_learned": "IDM's codes, before the adapter",
+    "psnr_10_copy": "PSNR at 10, copying",
+    "psnr_10_learned": "IDM's codes, before the adapter",
+    "psnr_10_idm": "after it",
     "psnr_10_snapped_adapter": "real actions, snapped",
     "psnr_10_drop": "drop",
     "psnr_10_adapter": "real actions, as plans use them",
-    "ssim_10_learned": "SSIM at 10, before the adapter",
+    "ssim_10_copy": "SSIM at 10, copying",
+    "ssim_10_learned": "IDM's codes, before the adapter",
+    "ssim_10_adapter": "real actions, as plans use them",
     "frechet_10_idm": "Fréchet at 10, IDM's codes",
     "frechet_10_snapped_adapter": "real actions, snapped",
     "frechet_10_drop": "drop",
@@ -46,10 +64,11 @@ MODEL_COLUMNS = {
 }
 
 
-def write_study(study: Study, folder: Path, commands: Sequence[str]) -> Path:
-    """Write everything into ``folder``; returns the path of its ``README.md``."""
+def write_study(study: Study, folder: Path, commands: Sequence[str], finished: Sequence[str] = ()) -> Path:
+    """Write everything into ``folder``; returns the path of its ``README.md``. ``commands`` that have begun, of which
+    the ``finished`` need not be run again where the folder goes."""
     folder.mkdir(parents=True, exist_ok=True)
-    summary = rounded(summary_of(study, commands), DIGITS)
+    summary = rounded(summary_of(study, commands) | {"finished": list(finished)}, DIGITS)
     for path in {side.path for side in study.plays.values()}:
         kept = [json.dumps(rounded(record, DIGITS)) for record in read_lines(path / "episodes.jsonl")[0].values()]
         write_text(folder / f"{path.name}_episodes.jsonl", "".join(f"{line}\n" for line in kept))
@@ -58,15 +77,30 @@ def write_study(study: Study, folder: Path, commands: Sequence[str]) -> Path:
                 shutil.copyfile(path / "summary.json", partial)
     for (recipe, seed), evaluation in study.evaluations.items():
         write_json(folder / f"{recipe}-s{seed}_{EVALUATION}", rounded(evaluation, DIGITS))
-    write_json(folder / "summary.json", summary)
-    for name in (CODEC, BASE, *(f"{recipe}-s{seed}" for recipe in study.recipes for seed in study.seeds)):
-        if (logged := study.metrics(name)).is_file():
-            lines = [json.dumps(rounded(line, DIGITS)) for line in thinned(logged)]
-            write_text(folder / f"{name}_{METRICS}", "".join(f"{line}\n" for line in lines))
+    for name, logged in study.logs.items():
+        lines = [json.dumps(rounded(line, DIGITS)) for line in thinned(logged)]
+        write_text(folder / f"{name}_{METRICS}", "".join(f"{line}\n" for line in lines))
     drawn = [name for name, draw in PICTURES.items() if draw(study, folder / name)]
+    for path in (*_stale(study, folder), *(folder / name for name in PICTURES if name not in drawn)):
+        path.unlink(missing_ok=True)
+    write_json(folder / "summary.json", summary)  # now that nothing lies there which it could be taken to know
     path = folder / "README.md"
     write_text(path, page(summary, study, pictures=drawn))
     return path
+
+
+def _stale(study: Study, folder: Path) -> Iterator[Path]:
+    """What lies under this study's names and is not of it: another study's, which had got further."""
+    played = {side.path.name: side.path for side in study.plays.values()}
+    for name in (FLOORS, SIMULATOR, CEILING, *(f"{each}-{planner}" for each in study.names for planner in PLANNERS)):
+        if name not in played:
+            yield folder / f"{name}_episodes.jsonl"
+        if name not in played or not (played[name] / "summary.json").is_file():
+            yield folder / f"{name}_summary.json"
+    judged = {f"{recipe}-s{seed}" for recipe, seed in study.evaluations}
+    yield from (folder / f"{name}_{EVALUATION}" for name in study.names if name not in judged)
+    trainings = (CODEC, BASE, *study.names, *map(rollouts_of, study.names))
+    yield from (folder / f"{name}_{METRICS}" for name in trainings if name not in study.logs)
 
 
 def page(summary: Mapping[str, Any], study: Study, *, pictures: Sequence[str]) -> str:
@@ -85,7 +119,8 @@ def page(summary: Mapping[str, Any], study: Study, *, pictures: Sequence[str]) -
         "",
         "On the same episodes. Of one training the test is exact McNemar; of several a goal's trainings are averaged "
         "first and the test flips signs of goals. *Needed*: goals at which it would find such a difference with 80 % "
-        "chance.",
+        "chance, of several trainings by the normal approximation. What another training would give is told by none of "
+        "these tests: they are of the goals.",
         "",
         *_table(
             (
@@ -313,7 +348,8 @@ def draw_curves(study: Study, path: Path) -> bool:
     drawn = False
     for number, recipe in enumerate(study.recipes):
         for seed in study.seeds:
-            curves = read_curves(study.metrics(f"{recipe}-s{seed}"), looks=LOOKS)
+            logged = study.logs.get(f"{recipe}-s{seed}")
+            curves = {} if logged is None else read_curves(logged, looks=LOOKS)
             if "predicted" not in curves:
                 continue
             label, style = None if seed != study.seeds[0] else recipe, {"color": f"C{number}", "linewidth": 0.9}
@@ -343,14 +379,19 @@ def draw_losses(study: Study, path: Path) -> bool:
     """The training loss of codec and action-free video model, and of every recipe and seed, a colour for each stage;
     False when there is nothing to draw."""
     runs = {CODEC: "codec", BASE: "action-free video model"}
-    if not study.metrics(CODEC).is_file():
+    if CODEC not in study.logs:
         runs = {BASE: "codec and action-free video model"}
-    runs |= {f"{recipe}-s{seed}": f"{recipe}, seed {seed}" for recipe in study.recipes for seed in study.seeds}
-    found = {title: losses for name, title in runs.items() if (losses := _losses(study.metrics(name)))}
+    titles = {f"{recipe}-s{seed}": f"{recipe}, seed {seed}" for recipe in study.recipes for seed in study.seeds}
+    runs |= titles | {rollouts_of(name): f"{title}, on its rollouts" for name, title in titles.items()}
+    logs = study.logs
+    found = {title: losses for name, title in runs.items() if name in logs and (losses := _losses(logs[name]))}
     if not found:
         return False
-    figure, axes = plt.subplots(1, len(found), figsize=(3.2 * len(found), 3.0), squeeze=False)
-    for panel, (title, losses) in zip(axes[0], found.items(), strict=True):
+    rows, columns = -(-len(found) // COLUMNS), min(len(found), COLUMNS)
+    figure, axes = plt.subplots(rows, columns, figsize=(3.2 * columns, 3.0 * rows), squeeze=False)
+    for panel in axes.flat[len(found) :]:
+        panel.remove()
+    for panel, (title, losses) in zip(axes.flat, found.items(), strict=False):
         for stage, points in losses.items():
             steps, values = np.array(points, float).T
             panel.plot(steps, values, label=stage, linewidth=0.7)
@@ -368,8 +409,7 @@ def draw_losses(study: Study, path: Path) -> bool:
 def _losses(path: Path) -> dict[str, list[tuple[float, float]]]:
     """By stage, (step, loss) of the lines that have one, at most ``LOOKS`` a stage."""
     stages: dict[str, list[tuple[float, float]]] = {}
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    for line in map(json.loads, lines):
+    for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
         if "loss" in line:
             stages.setdefault(line["stage"], []).append((line["total_step"], line["loss"]))
     return {stage: points[:: max(1, len(points) // LOOKS)] for stage, points in stages.items()}

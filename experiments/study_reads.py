@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -55,5 +56,12 @@ def trained_models(folder: Path) -> set[str]:
 
 
 def asked_for(summary: Path) -> int | None:
-    """``--episodes`` of a finished ``vp2_eval.py``; None where it has not finished."""
-    return json.loads(summary.read_text())["config"]["episodes"] if summary.is_file() else None
+    """``--episodes`` of a ``vp2_eval.py`` that has played them all; None where some are still to be played, or were
+    lost."""
+    if not summary.is_file():
+        return None
+    told = json.loads(summary.read_text())
+    asked, played = told["config"]["episodes"], Counter()
+    for each in told["table"]:
+        played[each["row"]] += each["episodes"] if each["category"] != "all" else 0
+    return asked if all(played[row] >= asked for row in told["config"]["rows"]) else None

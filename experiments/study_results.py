@@ -24,7 +24,17 @@ from colaworld.experiments.compare_table import Comparison, comparisons
 from colaworld.experiments.intervals import Interval, wilson
 from colaworld.experiments.provenance import distinct, git_revision, versions
 from colaworld.experiments.report import by_category, success_table
-from colaworld.experiments.reproduce_measures import COLLAPSE, PROBE, PROBE_CONSTANT, Measure, drop, health, video
+from colaworld.experiments.reproduce_measures import (
+    COLLAPSE,
+    PROBE,
+    PROBE_CONSTANT,
+    Measure,
+    Value,
+    drop,
+    found,
+    health,
+    video,
+)
 
 PLANNERS = ("cem", "mppi")
 BASE, CODEC, ENCODED, ROLLOUTS = "base", "codec", "encoded", "rollouts"
@@ -33,12 +43,25 @@ CORRELATIONS, CORRELATION = "correlations", "correlation.json"
 EVALUATION, METRICS = "evaluation.json", "metrics.jsonl"
 BAR = 0.977
 """Of what is reachable: the paper's figure for goal reaching on LIBERO (43 of 44)."""
+
+
+def _copy(metric: str, horizon: int) -> Measure:
+    """Of the last frame of the context, copied."""
+
+    def read(evaluation: Mapping[str, Any]) -> Value:
+        return found(evaluation, "copy", "video", str(horizon), metric)
+
+    return Measure(title=f"{metric} at horizon {horizon}, copying the last frame", read=read)
+
+
 MEASURES: Mapping[str, Measure] = {
     **{
         f"{metric}_{horizon}_{source}": video(source, metric, horizon)
         for metric, horizon in (("psnr", 1), ("psnr", 5), ("psnr", 10), ("ssim", 10), ("frechet", 10))
         for source in ("learned", "idm", "snapped_adapter")
     },
+    **{f"{metric}_{steps}_copy": _copy(metric, steps) for metric, steps in (("psnr", 1), ("psnr", 10), ("ssim", 10))},
+    "ssim_10_adapter": video("adapter", "ssim", 10),
     "psnr_10_adapter": video("adapter", "psnr", 10),
     "psnr_10_drop": drop("psnr", 10, "snapped_adapter"),
     "frechet_10_drop": drop("frechet", 10, "snapped_adapter"),
@@ -61,7 +84,8 @@ class Study:
     plays: Mapping[tuple[str, str | None, int | None], Side]
     evaluations: Mapping[tuple[str, int], Mapping[str, Any]]
     correlations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    kept: Path | None = None
+    rolled: bool = False
+    kept: Mapping[str, Path] = field(default_factory=dict)
 
     @classmethod
     def read(
@@ -71,12 +95,12 @@ class Study:
         seeds: Sequence[int],
         *,
         rolled: bool = False,
-        kept: Path | None = None,
+        kept: Mapping[str, Path] | None = None,
     ) -> "Study":
-        """All that is there so far; ``rolled``: of systems that went on on their rollouts; ``kept``: results that were
-        written before, with the logs of trainings whose folders are gone.
+        """All that is there so far; ``rolled``: of systems that went on on their rollouts; ``kept``: by name, the logs
+        that results have of trainings whose folders are gone.
 
-        ValueError when that is nothing, or two parts were played in other simulators or on other goals.
+        ValueError when nothing has been played.
         """
         plays, evaluations = {}, {}
         systems = runs / ROLLOUTS if rolled else runs
@@ -105,19 +129,35 @@ class Study:
             plays=plays,
             evaluations=evaluations,
             correlations=correlations,
-            kept=kept,
+            rolled=rolled,
+            kept=kept or {},
         )
 
-    def metrics(self, name: str) -> Path:
-        """What was logged of a training: in its folder, or, where that is gone, what results kept of it."""
-        path = self.runs / name / METRICS
-        return path if path.is_file() or self.kept is None else self.kept / f"{name}_{METRICS}"
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the trained systems."""
+        return tuple(f"{recipe}-s{seed}" for recipe in self.recipes for seed in self.seeds)
+
+    @property
+    def logs(self) -> dict[str, Path]:
+        """By name what was logged of each training: in its folder, or, where that is gone, what results kept of it."""
+        folders = {name: self.runs / name for name in (CODEC, BASE, *self.names)}
+        if self.rolled:
+            folders |= {rollouts_of(name): self.runs / ROLLOUTS / name for name in self.names}
+        found = {name: folder / METRICS for name, folder in folders.items()}
+        found = {name: path if path.is_file() else self.kept.get(name, path) for name, path in found.items()}
+        return {name: path for name, path in found.items() if path.is_file()}
 
     def play(self, row: str, planner: str, seed: int) -> Side | None:
         """A row's episodes: a recipe's with this planner and seed of the training; others have one set of them."""
         if row in self.recipes:
             return self.plays.get((row, planner, seed))
         return self.plays.get((row, "cem" if row in (SIMULATOR, CEILING) else None, None))
+
+
+def rollouts_of(name: str) -> str:
+    """What a system's training on its rollouts is called."""
+    return f"{ROLLOUTS}-{name}"
 
 
 def _evaluation(system: Path, run: Path) -> dict[str, Any] | None:
@@ -176,7 +216,7 @@ def pairs_of(study: Study, first: str, second: str, planner: str, seeds: Sequenc
 
 def comparisons_of(study: Study) -> list[dict[str, Any]]:
     """The recipes with each other, and the first with what plans nothing, by planner: each seed, then (``seed`` None)
-    all of them where there are several. ``trainings``: how many seeds both have."""
+    all of them where there are several, on what all have played. ``trainings``: how many seeds both have."""
     first, lines = study.recipes[0], []
     for planner in PLANNERS:
         for one, other in (*combinations(study.recipes, 2), (first, "inverse"), (first, "random")):
@@ -184,7 +224,9 @@ def comparisons_of(study: Study) -> list[dict[str, Any]]:
             by_seed = {seed: pairs for seed, pairs in by_seed.items() if pairs}
             groups: list[tuple[int | None, list[Pair]]] = list(by_seed.items())
             if len(by_seed) > 1:
-                groups.append((None, [pair for pairs in by_seed.values() for pair in pairs]))
+                everywhere = set.intersection(*({each.a["instance"] for each in pairs} for pairs in by_seed.values()))
+                together = [pair for pairs in by_seed.values() for pair in pairs if pair.a["instance"] in everywhere]
+                groups += [(None, together)] if together else []
             for seed, pairs in groups:
                 trainings = 1 if seed is not None else len(by_seed)
                 told = {"first": one, "second": other, "planner": planner, "seed": seed, "trainings": trainings}
@@ -203,7 +245,8 @@ def reachable(study: Study, row: str, *, of: str = SIMULATOR, seed: int = 0) -> 
     """How much of what the simulator (or the row ``of``) reached the row reached with CEM, by category: a ratio of
     rates over the instances that both played (its seeds averaged), with a percentile bootstrap over instances; None
     where the other reached nothing or there are fewer than two instances. A recipe's share of what is reachable is
-    held against the bar."""
+    held against the bar, which no luck meets: where the row missed nothing that is reachable, which no resample would
+    do either, the share is at least what Wilson's interval says of so many successes in as many goals."""
     pairs = pairs_of(study, row, of, "cem", study.seeds)
     lines = []
     for category, chosen in by_category([{**pair.a, "true": pair.b["success"]} for pair in pairs]).items():
@@ -252,6 +295,8 @@ def _share(mine: np.ndarray, true: np.ndarray, seed: int) -> Interval | None:
             batch=1000,
         ).bootstrap_distribution
     low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    if not (mine < true).any():
+        low = min(low, wilson(count := int((true > 0).sum()), count).low)
     return Interval(estimate=estimate, low=float(low), high=float(high))
 
 

@@ -44,6 +44,11 @@ class Step:
                 "before, choose another --runs, or remove what it left and this file"
             )
 
+    def ran(self, logs: Path) -> bool:
+        """Whether it was this command that ran last under this name."""
+        path = logs / f"{self.name}.json"
+        return path.is_file() and json.loads(path.read_text()) == self.words
+
     def remember_command(self, logs: Path) -> None:
         """What ``check_command`` looks at."""
         with whole_file(logs / f"{self.name}.json") as partial:

@@ -111,7 +111,8 @@ def train_rollouts(config: Annotated[RolloutTraining, tyro.conf.arg(name="")]) -
     if not (config.out / BOUND).is_file() and written.exists():
         raise ValueError(f"{written}: there is a system already, of another training; choose another --out")
     made = account(config, folder, read_from)
-    bind(config.out / BOUND, made | {"batch_size": config.batch_size, "loop": weight_flags(config.loop)})
+    flags = {"batch_size": config.batch_size, "stored_as": config.stored_as, "loop": weight_flags(config.loop)}
+    bind(config.out / BOUND, made | flags)
 
     def learner(device: torch.device) -> RolloutSystem:
         for part in (*system.parts().values(), *(() if reader is None else (reader,))):

@@ -11,6 +11,7 @@ from colaworld.experiments.intervals import (
     exact_mcnemar,
     mcnemar_power,
     paired_difference,
+    instances_needed,
     pairs_needed,
     sign_flip_test,
     wilson,
@@ -125,3 +126,17 @@ def test_pairs_needed_have_the_power_and_fewer_do_not() -> None:
     assert needed == pairs_needed(0.1, 0.25)
     assert pairs_needed(0.2, 0.2) is None and pairs_needed(0.2, 0.199, most=1000) is None
     assert pairs_needed(1.0, 0.0) == 6
+
+
+def test_instances_needed_have_the_power_of_sign_flips_and_half_as_many_do_not() -> None:
+    """Two trainings a goal, averaged: the test of so many goals finds the difference in about four of five draws."""
+    draw = np.random.default_rng(0)
+
+    def goals(count: int) -> np.ndarray:
+        return draw.choice([1, -1, 0], p=[0.2, 0.1, 0.7], size=(count, 2)).mean(axis=1)
+
+    needed = instances_needed(goals(100_000))
+    assert 100 < needed < 140, "fewer than the 249 of one training"
+    found = [np.mean([sign_flip_test(goals(count), resamples=499) < 0.05 for _ in range(150)]) for count in (needed, needed // 2)]
+    assert 0.7 < found[0] < 0.9 and found[1] < 0.65
+    assert instances_needed([0.5, -0.5]) is None and instances_needed([1.0] * 9) == 6

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from colaworld.experiments.compare import compare
-from colaworld.experiments.intervals import exact_mcnemar, wilson
+from colaworld.experiments.intervals import exact_mcnemar, instances_needed, wilson
 from colaworld.experiments.study import study
 from colaworld.experiments.study_config import StudyConfig, shown
 from colaworld.experiments.study_kept import same, still_needed
+from colaworld.experiments.study_reads import asked_for, held_to_rollouts
 from colaworld.experiments.study_page import write_study
-from colaworld.experiments.study_results import Study, comparisons_of, pairs_of, reachable, rows_of
+from colaworld.experiments.study_results import Study, comparisons_of, pairs_of, reachable, rows_of, summary_of
 
 SETTINGS = {"manifest": "goals", "manifest_sha256": "abc", "mujoco": "3.3.2"}
 
@@ -33,6 +34,19 @@ def play(runs: Path, name: str, outcomes: dict[str, list[tuple[str, bool]]]) -> 
         for number, (category, success) in enumerate(episodes)
     ]  # fmt: skip
     (folder / "episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def finish(folder: Path, asked: int) -> None:
+    """What a play leaves that has come to its end, ``asked`` for so many episodes of each row."""
+    rows = json.loads((folder / "run.json").read_text())["rows"]
+    lines = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
+    table = [
+        {"row": row, "category": category,
+         "episodes": sum((each["row"], each["category"]) == (row, category) for each in lines)}
+        for row in rows for category in ("reach", "push")
+    ] + [{"row": row, "category": "all", "episodes": 99} for row in rows]  # fmt: skip
+    summary = {"settings": rows, "table": table, "config": {"episodes": asked, "rows": list(rows)}}
+    (folder / "summary.json").write_text(json.dumps(summary))
 
 
 def goals(reach: str, push: str) -> list[tuple[str, bool]]:
@@ -94,6 +108,8 @@ def test_recipes_are_compared_on_the_same_episodes_seed_by_seed_and_over_seeds(r
     assert both["test"] == "sign flips of instances"
     assert lines["random", None, "all"]["episodes"] == 16, "one set of episodes stands beside each seed"
     assert both["trainings"] == 2 and first["trainings"] == 1
+    lead = np.array([0.5, 0.5, 1, 0.5, 0, 0.5, 0, 0])  # of each goal, its trainings averaged
+    assert both["needed"] == instances_needed(lead) or both["shown"]
     assert len(pairs_of(read, "cola", "inverse", "mppi", (0,))) == 2, "those that both have played"
 
 
@@ -117,6 +133,17 @@ def test_plays_that_have_no_goal_in_common_yet_are_left_out(runs):
     study = Study.read(runs, ("cola", "two_stage"), (0, 1))
     found = {each["seed"] for each in comparisons_of(study) if each["second"] == "two_stage"}
     assert found == {1}
+
+
+def test_all_trainings_together_are_compared_on_what_all_have_played(runs):
+    """Another training is still at its reaches; its goals are no average of two."""
+    for recipe in ("cola", "two_stage"):
+        path = runs / "plays" / f"{recipe}-s1-cem" / "episodes.jsonl"
+        path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if '"reach"' in line))
+    read = Study.read(runs, ("cola", "two_stage"), (0, 1))
+    found = [each for each in comparisons_of(read) if each["planner"] == "cem"]
+    (both,) = (each for each in found if each["second"] == "two_stage" and each["seed"] is None)
+    assert (both["category"], both["instances"], both["episodes"], both["trainings"]) == ("reach", 4, 8, 2)
 
 
 def test_a_line_that_is_being_written_does_not_count(runs, tmp_path):
@@ -179,6 +206,15 @@ def test_a_share_that_no_resample_varies_has_a_width(tmp_path, mine, low, high):
     assert line["share"]["low"] >= low and line["share"]["high"] <= high and line["bar"] != "met"
 
 
+def test_luck_does_not_meet_the_bar(tmp_path):
+    """Nothing missed of a few goals, and one more reached: resampling sees no way down."""
+    play(tmp_path, "cola-s0-cem", {"planner": goals("1" * 20, "")})
+    play(tmp_path, "simulator", {"planner": goals("1" * 19 + "0", "")})
+    (line,) = reachable(Study.read(tmp_path, ("cola",), (0,)), "cola")
+    assert line["share"]["low"] == pytest.approx(wilson(19, 19).low) and line["share"]["high"] > 1.05
+    assert line["bar"] == "not shown"
+
+
 @pytest.mark.parametrize(
     ("mine", "bar"), [("11111", "not shown"), ("1" * 200, "met"), ("00000", "missed"), ("0" * 9 + "1", "missed")]
 )
@@ -198,7 +234,7 @@ def evaluated(runs: Path, recipe: str, seed: int, lost: float) -> None:
         for name, share in (("idm", 0), ("adapter", 1), ("adapter_codes", 2))
     }
     folder = runs / f"{recipe}-s{seed}"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "evaluation.json").write_text(json.dumps({"clips": 16, "budget": {}, **found}))
     lines = [{"stage": "joint", "total_step": step, "loss": 1 / step} for step in (1, 2, 3)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -215,6 +251,13 @@ def test_what_the_adapter_costs_is_compared_on_the_same_clips(runs, tmp_path):
     assert drops["psnr_10_drop"]["trainings"] == 2 and drops["psnr_10_drop"]["clips"] == 16
     assert "| two_stage | snapped to codes | 2 | 16 | 0.60 [0.60, 0.60] | shown |" in path.read_text()
     assert "(losses.png)" in path.read_text() and (path.parent / "losses.png").stat().st_size > 5000
+
+
+def test_what_costs_the_first_recipe_more_is_the_opposite(runs):
+    evaluated(runs, "cola", 0, 0.8)
+    evaluated(runs, "two_stage", 0, 0.5)
+    drops = summary_of(Study.read(runs, ("cola", "two_stage"), (0, 1)), [])["drops"]
+    assert {each["verdict"] for each in drops} == {"the opposite"} and drops[0]["more"]["high"] < 0
 
 
 def test_the_folder_of_results_can_be_compared_again(read, tmp_path, capsys):
@@ -268,7 +311,7 @@ def test_episodes_of_other_goals_are_refused(read, runs, tmp_path):
 
 
 def kept_of(config: StudyConfig) -> set[str]:
-    known = json.loads((config.results / "summary.json").read_text())["commands"]
+    known = json.loads((config.results / "summary.json").read_text())["finished"]
     return same([*config.trainings(), *config.plays()], known, shown)
 
 
@@ -281,15 +324,16 @@ def test_a_study_goes_on_in_a_fresh_clone_from_what_its_results_kept(runs, tmp_p
     (runs / "correlations" / "cola-s0" / "correlation.json").write_text(json.dumps(found))
     whole = Study.read(runs, ("cola", "two_stage"), (0,))
     for path in {side.path for side in whole.plays.values()}:  # all but cola's MPPI have finished
-        rows = json.loads((path / "run.json").read_text())["rows"]
         if path.name != "cola-s0-mppi":
-            (path / "summary.json").write_text(json.dumps({"settings": rows, "config": {"episodes": 8}}))
+            finish(path, 8)
     results = tmp_path / "results"
     fresh = StudyConfig(
         data=(tmp_path,), recipes=("cola", "two_stage"), seeds=(0,), runs=runs, results=results,
         episodes=8, mppi_episodes=4, ceiling_episodes=0, correlation_episodes=3, only=("results",),
     )  # fmt: skip
-    before = write_study(whole, results, [shown(step) for step in (*fresh.trainings(), *fresh.plays())])
+    run = {step.name: shown(step) for step in (*fresh.trainings(), *fresh.plays())}
+    done = [command for name, command in run.items() if not name.endswith("mppi")]
+    before = write_study(whole, results, list(run.values()), done)
     old = json.loads((results / "summary.json").read_text())
     shutil.rmtree(runs)
     other = replace(fresh, training="--joint.steps 7")  # whose systems are others under the same names
@@ -313,12 +357,105 @@ def test_a_study_goes_on_in_a_fresh_clone_from_what_its_results_kept(runs, tmp_p
         assert {each.name for each in needed} == wanted, "what has been played is not trained again"
 
 
+def ran(config: StudyConfig, *names: str) -> None:
+    """Remembers that these steps of a study were run by its own commands."""
+    logs = config.runs / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    for step in (*config.trainings(), *config.plays()):
+        if step.name in names:
+            step.remember_command(logs)
+
+
 def test_commands_of_what_has_not_begun_are_not_told(runs, tmp_path):
     config = StudyConfig(data=(tmp_path,), runs=runs, results=tmp_path / "results", only=("results",))
-    (runs / "logs").mkdir()
-    for name in ("cola-s0", "play-cola-s0-cem"):
-        (runs / "logs" / f"{name}.json").write_text("[]")
+    ran(config, "cola-s0", "play-cola-s0-cem")
+    ran(replace(config, training="--joint.steps 9"), "two_stage-s0")  # by another command, of which nothing is left
     study(config)
     commands = json.loads((config.results / "summary.json").read_text())["commands"]
     assert "--recipe cola --loop.seed 0" in commands[0] and all("vp2_eval.py" in each for each in commands[1:])
     assert len(commands) == 8, "a training, and the seven plays that have episodes"
+    assert json.loads((config.results / "summary.json").read_text())["finished"] == []
+
+
+@pytest.mark.parametrize("only", [("results",), ("play", "results")])
+def test_what_was_played_with_another_training_is_refused(tmp_path, only):
+    """Also where the training's own folder is gone."""
+    config = StudyConfig(
+        data=(tmp_path,), recipes=("cola",), seeds=(0,), runs=tmp_path / "runs", results=tmp_path / "results",
+        episodes=8, mppi_episodes=0, ceiling_episodes=0, correlation_episodes=0, only=only,
+    )  # fmt: skip
+    for name, row in (("cola-s0-cem", "planner"), ("simulator", "planner"), ("floors", "inverse")):
+        play(config.runs, name, {row: goals("1111", "1100")})
+        finish(config.runs / "plays" / name, 8)
+    ran(config, "base", "cola-s0", "goals-cola-s0", "play-cola-s0-cem", "play-floors", "play-simulator")
+    evaluated(config.runs, "cola", 0, 0.5)
+    study(config)
+    shutil.rmtree(config.runs / "cola-s0")
+    with pytest.raises(ValueError, match="cola-s0.json: cola-s0 was run as .* not as .* --joint.steps 9"):
+        study(replace(config, training="--joint.steps 9"))
+
+
+def test_what_another_study_left_under_the_same_name_is_neither_taken_nor_kept(tmp_path):
+    """One that has trained nothing whole and played two of eight goals, into the folder of one that was through."""
+    first = StudyConfig(
+        data=(tmp_path,), recipes=("cola",), seeds=(0,), runs=tmp_path / "runs", results=tmp_path / "results",
+        episodes=8, mppi_episodes=0, ceiling_episodes=0, correlation_episodes=0, only=("results",),
+    )  # fmt: skip
+    for name in ("cola-s0-cem", "simulator"):
+        play(first.runs, name, {"planner": goals("1111", "1111")})
+        finish(first.runs / "plays" / name, 8)
+    evaluated(first.runs, "cola", 0, 0.5)
+    ran(first, "base", "cola-s0", "goals-cola-s0", "play-cola-s0-cem", "play-simulator")
+    study(first)
+    assert (first.results / "cola-s0_evaluation.json").is_file()
+    shutil.rmtree(first.runs)
+    second = replace(first, training="--joint.steps 7")
+    play(second.runs, "cola-s0-cem", {"planner": goals("00", "")})
+    ran(second, "base", "cola-s0", "goals-cola-s0", "play-cola-s0-cem")
+    for fresh in (False, True):
+        if fresh:
+            shutil.rmtree(second.runs)
+        study(second)
+        steps = {step.name: step for step in (*second.trainings(), *second.plays())}
+        assert not steps["cola-s0"].left() and not steps["play-cola-s0-cem"].left()
+        assert steps["play-simulator"].left(), "which needs no training"
+        left = {path.name for path in first.results.iterdir()}
+        assert not left & {"cola-s0_evaluation.json", "cola-s0_metrics.jsonl", "cola-s0-cem_summary.json", "losses.png"}
+        assert ("cola-s0-cem_episodes.jsonl" in left) is not fresh
+
+
+def test_evaluations_and_logs_of_rollouts_are_kept_and_come_back(tmp_path):
+    config = StudyConfig(
+        data=(tmp_path,), recipes=("cola",), seeds=(0,), runs=tmp_path / "runs", results=tmp_path / "results",
+        episodes=8, mppi_episodes=0, ceiling_episodes=0, correlation_episodes=0, only=("results",), rollouts="",
+        judge="reader", cost="--objective distance",
+    )  # fmt: skip
+    play(config.runs, "cola-s0-cem", {"planner": goals("1111", "1111")})
+    finish(config.runs / "plays" / "cola-s0-cem", 8)
+    evaluated(config.runs / "rollouts", "cola", 0, 0.5)
+    evaluated(config.runs, "cola", 0, 0.7)
+    ran(config, "base", "reader", "cola-s0", "rollouts-cola-s0", "evaluation-cola-s0", "play-cola-s0-cem")
+    study(config)
+    text = (config.results / "rollouts-cola-s0_metrics.jsonl").read_text()
+    shutil.rmtree(config.runs)
+    study(config)
+    assert (config.runs / "rollouts" / "cola-s0" / "evaluation.json").is_file()
+    assert (config.results / "rollouts-cola-s0_metrics.jsonl").read_text() == text and "joint" in text
+
+
+def test_a_play_is_over_when_every_row_has_its_episodes(tmp_path):
+    play(tmp_path, "floors", {"inverse": goals("1000", "0000"), "random": goals("0000", "000")})
+    folder = tmp_path / "plays" / "floors"
+    assert asked_for(folder / "summary.json") is None
+    finish(folder, 7)
+    assert asked_for(folder / "summary.json") == 7
+    finish(folder, 8)
+    assert asked_for(folder / "summary.json") is None, "one of the random policy's was lost"
+
+
+def test_a_system_that_has_not_been_on_its_rollouts_is_not_held_to_them(tmp_path):
+    assert not held_to_rollouts(tmp_path)
+    (tmp_path / "system.json").write_text(json.dumps({"stage": "adapter"}))
+    assert not held_to_rollouts(tmp_path)
+    (tmp_path / "system.json").write_text(json.dumps({"stage": "adapter", "rollouts": {"steps": 3}}))
+    assert held_to_rollouts(tmp_path)
