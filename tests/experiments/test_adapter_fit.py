@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from colaworld.adapters.action_adapter import ActionAdapter
+from colaworld.adapters.goal_models import codec_digest, load_goal_models, save_goal_model
 from colaworld.adapters.system import ColaSystem, load_system, save_system, staged
 from colaworld.envs.demos import Episode
 from colaworld.experiments import package_weights
@@ -23,6 +25,7 @@ from colaworld.experiments.further_training import sign
 from colaworld.experiments.labels import labelled, withhold_labels
 from colaworld.experiments.presets import PRESETS, build
 from colaworld.models.bottleneck import Bottleneck
+from colaworld.models.goal_distance import GoalDistance
 
 KINDS = ("nearest", "regress", "classify")
 
@@ -222,6 +225,30 @@ def test_packing_shares_the_codec_and_refuses_what_does_not_fit(tmp_path, monkey
     sign(tmp_path / "whole", {"horizon": 5}, "rollouts")
     pack(pretrained=tmp_path / "free", cola=tmp_path / "whole")
     assert json.loads((tmp_path / "weights" / "cola" / "system.json").read_text())["rollouts"] == {"horizon": 5}
+
+
+def test_packing_takes_the_goal_models_of_several_folders_along(tmp_path, monkeypatch):
+    monkeypatch.setattr(package_weights, "weights_path", lambda preset, name: tmp_path / "weights" / name)
+    system = fresh_system()
+    channels, rows, columns = system.codec.latent_shape
+    sizes = {"latent_channels": channels, "latent_height": rows, "latent_width": columns}
+    judge = GoalDistance(width=8, hidden=8, **sizes)
+    for stage in ("pretrain", "adapter"):
+        save_system(staged(system, stage), tmp_path / stage, dtype=torch.bfloat16)
+    rounded, unrounded = codec_digest(load_system(tmp_path / "adapter").codec), codec_digest(system.codec)
+    for folder, codec in (("near", rounded), ("far", rounded), ("unrounded", unrounded)):
+        save_goal_model(tmp_path / folder, "distance", judge, {"steps": 3}, codec)
+    pack = partial(package_weights.package_weights, pretrained=tmp_path / "pretrain", cola=tmp_path / "adapter")
+    for folders, words in ((("near", "far"), "far: another folder has the goal model 'distance' too"),
+                           (("unrounded",), "codec is .* the system's is")):  # fmt: skip
+        with pytest.raises(ValueError, match=words):
+            pack(goal_models=tuple(tmp_path / name for name in folders))
+    assert not (tmp_path / "weights").exists()
+    pack(goal_models=(tmp_path / "near",))
+    shipped = load_goal_models(tmp_path / "weights" / "goal_models", load_system(tmp_path / "weights" / "cola").codec)
+    assert shipped.about == {"distance": {"steps": 3}}
+    for name, value in judge.state_dict().items():
+        assert torch.equal(shipped.distance.state_dict()[name], value.to(torch.bfloat16).float())
 
 
 def test_an_empty_batch_is_named():

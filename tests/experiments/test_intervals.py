@@ -137,6 +137,7 @@ def test_instances_needed_have_the_power_of_sign_flips_and_half_as_many_do_not()
 
     needed = instances_needed(goals(100_000))
     assert 100 < needed < 140, "fewer than the 249 of one training"
-    found = [np.mean([sign_flip_test(goals(count), resamples=499) < 0.05 for _ in range(150)]) for count in (needed, needed // 2)]
+    tries = {count: [sign_flip_test(goals(count), resamples=499) < 0.05 for _ in range(150)] for count in (needed, needed // 2)}
+    found = [float(np.mean(each)) for each in tries.values()]
     assert 0.7 < found[0] < 0.9 and found[1] < 0.65
     assert instances_needed([0.5, -0.5]) is None and instances_needed([1.0] * 9) == 6
