@@ -2,6 +2,7 @@
 
     python experiments/collect.py --plan play-v1 --out data/play-v1 --workers 2
     python experiments/study.py --data data/play-v1                      # preset tiny_conv: hours on two CPU cores
+    python experiments/study.py --data data/play-v1 --base adapters/weights/tiny_conv/pretrained   # from what ships
     python experiments/study.py --data data/play-v1 --preset small --workers 1      # one GPU
     python experiments/study.py --data data/play-v1 --only train         # without the simulator, say on another machine
     python experiments/study.py --data data/play-v1 --only results       # the tables, from what has been played
@@ -36,10 +37,19 @@ from colaworld.experiments.goal_settings import on_yardstick
 from colaworld.experiments.study_config import StudyConfig, shown
 from colaworld.experiments.study_kept import needed_for, restore, same, still_needed
 from colaworld.experiments.study_page import write_study
-from colaworld.experiments.study_reads import evaluation, rolled_out
+from colaworld.experiments.study_reads import evaluation, rolled_out, trained_models, trained_to
 from colaworld.experiments.study_results import CODEC, METRICS, Study
 from colaworld.experiments.study_steps import Step, StepsFailed, run_steps
 from colaworld.experiments.train_config import TrainConfig, preset_defaults
+
+
+def check_base(config: StudyConfig) -> None:
+    """ValueError when what ``--base`` names is not what a study starts from."""
+    if (stage := trained_to(config.base)) != "pretrain":
+        found = "holds no system" if stage is None else f"has been trained to stage {stage!r}"
+        raise ValueError(f"--base {config.base}: {found}; a study starts from one of stage 'pretrain'")
+    if config.rollouts is not None and "distance" not in trained_models(config.reader):
+        raise ValueError(f"--base {config.base}: --rollouts reads a distance, and {config.reader} has none")
 
 
 def check_encoded(config: StudyConfig) -> None:
@@ -70,6 +80,8 @@ def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
             raise ValueError(
                 f"--data: there is no {path}; experiments/collect.py --plan play-v1 --out {path} records it"
             )
+    if config.base is not None:
+        check_base(config)
     if config.encoded:
         check_encoded(config)
     if "play" in config.only and config.ceiling_episodes:  # it would be refused hours later

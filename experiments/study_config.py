@@ -78,6 +78,9 @@ class StudyConfig:
     """Further flags of every training, as one word: --training="--joint.steps 4000 --loop.compile"."""
     base_training: str = ""
     """The same of codec and action-free video model."""
+    base: Path | None = None
+    """A system whose codec and action-free video model everything starts from, and with --rollouts the distance among
+    the goal models beside it: none of these is trained then. adapters/weights/tiny_conv/pretrained ships."""
     codec_init: Path | None = None
     """With --encoded: a system whose codec the codec's training goes on with, of another preset, say; a fresh one when
     not given."""
@@ -126,6 +129,10 @@ class StudyConfig:
         for flag, value in (("--encoding", self.encoding), ("--codec-init", self.codec_init)):
             if value and not self.encoded:
                 raise ValueError(f"{flag} {str(value)!r} is of --encoded")
+        if self.base is not None:
+            own = {"--codec-init": self.codec_init, "--base-training": self.base_training}
+            if given := [f"{flag} {str(value)!r}" for flag, value in own.items() if value]:
+                raise ValueError(f"{given[0]} is of what --base {self.base} stands for")
         if wrong := own_of_rollouts(self.rollouts or ""):
             raise ValueError(f"--rollouts {self.rollouts!r}: {wrong[0]} is what the study itself decides")
         search, cost = changed(self.planning), changed(self.cost)
@@ -150,38 +157,52 @@ class StudyConfig:
     def trainings(self) -> list[Step]:
         """Codec and action-free video model, the recipes from these, and goal models, which also learn from what their
         own system imagines."""
-        data = ("--data", *map(str, self.data))
-        base, encoded, said = self.runs / BASE, self.runs / ENCODED, shlex.split(self.base_training)
-        first = [self._training(BASE, "--from-scratch", "--stages", "codec", "pretrain", *said, *data, to="pretrain")]
-        seen = data
-        if self.encoded:
-            codec, seen = self.runs / CODEC, ("--data", str(encoded))
-            start = ("--init", str(self.codec_init)) if self.codec_init else ("--from-scratch",)
-            pretrain = ("--init", str(codec / "system"), "--stages", "pretrain", *said, *seen)
-            first = [
-                self._training(CODEC, *start, "--stages", "codec", *said, *data, to="codec"),
-                Step(
-                    name=ENCODED,
-                    command=_script(
-                        "encode_latents", "--init", codec, *data, *shlex.split(self.encoding), "--out", encoded
-                    ),
-                    left=(encoded / INDEX).is_file,
-                    after=(CODEC,),
-                ),
-                self._training(BASE, *pretrain, to="pretrain", after=(ENCODED,)),
-            ]
-        if self.rollouts is not None:  # all wait for it
+        seen = ("--data", str(self.runs / ENCODED)) if self.encoded else ("--data", *map(str, self.data))
+        first = self._first(seen)
+        ready = tuple(step.name for step in first[-1:])
+        if self.rollouts is not None and self.base is None:  # all wait for it
             base_only = ("distance",), self.reader_training
             first.append(self._goal_models("reader", self.runs / BASE, *base_only, after=BASE))
         each = []  # one system is whole before the next begins: it can play meanwhile
         for seed in self.seeds:
             for recipe in self.recipes:
                 name = f"{recipe}-s{seed}"
-                flags = ("--recipe", recipe, "--loop.seed", str(seed), "--init", str(base / "system"))
-                each.append(self._training(name, *flags, *shlex.split(self.training), *seen, after=(BASE,)))
+                start = self.base or self.runs / BASE / "system"
+                flags = ("--recipe", recipe, "--loop.seed", str(seed), "--init", str(start))
+                each.append(self._training(name, *flags, *shlex.split(self.training), *seen, after=ready))
                 each += [] if self.rollouts is None else self._rolled(name, seen)
                 each += self._goals_of(name)
         return [*first, *each]
+
+    def _first(self, seen: tuple[str, ...]) -> list[Step]:
+        """What every recipe starts from: the last of these steps is what they wait for."""
+        data, said = ("--data", *map(str, self.data)), shlex.split(self.base_training)
+        codec, encoded = self.runs / CODEC, self.runs / ENCODED
+        encoding = Step(
+            name=ENCODED,
+            command=_script(
+                "encode_latents", "--init", self.base or codec, *data, *shlex.split(self.encoding), "--out", encoded
+            ),
+            left=(encoded / INDEX).is_file,
+            after=() if self.base else (CODEC,),
+        )
+        if self.base is not None:
+            return [encoding] if self.encoded else []
+        if not self.encoded:
+            whole = ("--from-scratch", "--stages", "codec", "pretrain", *said, *data)
+            return [self._training(BASE, *whole, to="pretrain")]
+        start = ("--init", str(self.codec_init)) if self.codec_init else ("--from-scratch",)
+        pretrain = ("--init", str(codec / "system"), "--stages", "pretrain", *said, *seen)
+        return [
+            self._training(CODEC, *start, "--stages", "codec", *said, *data, to="codec"),
+            encoding,
+            self._training(BASE, *pretrain, to="pretrain", after=(ENCODED,)),
+        ]
+
+    @property
+    def reader(self) -> Path:
+        """The folder of the distance that learned from recorded frames alone."""
+        return goal_models_beside(self.base or self.runs / BASE)
 
     def _goals_of(self, name: str) -> list[Step]:
         """Goal models of a system: the first's are all that no reader stands in for, others' what planning reads."""
@@ -197,13 +218,13 @@ class StudyConfig:
     def _rolled(self, name: str, seen: tuple[str, ...]) -> list[Step]:
         """A system's training on its rollouts, and its evaluation after that."""
         out, seed = self.system(name), name.rpartition("-s")[2]
-        said = ("--reader", goal_models_beside(self.runs / BASE), "--loop.seed", seed, *shlex.split(self.rollouts or ""))
+        said = ("--reader", self.reader, "--loop.seed", seed, *shlex.split(self.rollouts or ""))
         return [
             Step(
                 name=self.made_by(name),
                 command=_script("train_rollouts", "--run", self.runs / name, *said, *seen, "--out", out),
                 left=lambda: held_to_rollouts(out / "system"),
-                after=(name, "reader"),
+                after=(name, *self._waits_for_reader()),
             ),
             Step(
                 name=f"evaluation-{name}",
@@ -212,6 +233,9 @@ class StudyConfig:
                 after=(self.made_by(name),),
             ),
         ]
+
+    def _waits_for_reader(self) -> tuple[str, ...]:
+        return () if self.base else ("reader",)
 
     def system(self, name: str) -> Path:
         """The folder of the run that ends with the system that plays as ``name``."""
@@ -251,7 +275,7 @@ class StudyConfig:
         cost = (*shlex.split(self.cost), *pixels, *judge)
 
         def needs(run: str) -> tuple[str, ...]:
-            read = {"reader"} if judge else {f"goals-{run}"} & goals
+            read = self._waits_for_reader() if judge else {f"goals-{run}"} & goals
             return (self.made_by(run), *read)
 
         learned = [
@@ -280,7 +304,7 @@ class StudyConfig:
         ]
 
     def _judge(self) -> tuple[str, ...]:
-        return () if self.judge == "own" else ("--goal-models", str(goal_models_beside(self.runs / BASE)))
+        return () if self.judge == "own" else ("--goal-models", str(self.reader))
 
     def _ranked(self) -> tuple[str, ...]:
         return self.recipes if self.correlation_episodes else ()

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import signal
 import sys
 from dataclasses import replace
@@ -11,11 +12,13 @@ from threading import Timer
 import pytest
 import tyro
 
+from colaworld.adapters import SHIPPED_PRESET
+from colaworld.adapters.system import weights_path
 from colaworld.envs.manifest import load_manifest
 from colaworld.experiments.cost_correlation import CorrelationConfig
 from colaworld.experiments.encode_latents import EncodeConfig
 from colaworld.experiments.goal_settings import EvalConfig, on_yardstick
-from colaworld.experiments.study import check_encoded, study
+from colaworld.experiments.study import check_base, check_encoded, study
 from colaworld.experiments.study_config import GOAL_MODEL_NAMES, StudyConfig, shown
 from colaworld.experiments.study_steps import Step
 from colaworld.experiments.train_config import TrainConfig
@@ -144,6 +147,35 @@ def test_systems_go_on_on_their_rollouts_where_asked(config):
     for flag in ("--run other", "--reader other", "--loop.seed 7", "--data other", "--out other"):
         with pytest.raises(ValueError, match=f"{flag.split()[0]} is what the study itself decides"):
             replace(config, rollouts=flag)
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+def test_a_study_starts_from_what_ships_where_asked(config, tmp_path, encoded):
+    given = weights_path(name="pretrained")
+    own = {"preset": SHIPPED_PRESET, "base": given, "base_training": "", "rollouts": "", "encoded": encoded}
+    asked = replace(config, **own, training="", judge="reader", cost="--objective distance", recipes=("cola",), seeds=(0,))
+    check_base(asked)
+    steps = {each.name: each for each in asked.trainings() + asked.plays()}
+    told = {name: each.command[2:] for name, each in steps.items()}
+    first = ("encoded",) if encoded else ()
+    assert not {"codec", "base", "reader"} & set(steps) and ("encoded" in steps) is encoded
+    assert steps["cola-s0"].after == first and steps["rollouts-cola-s0"].after == ("cola-s0",)
+    for name in (*first, "cola-s0"):
+        assert told[name][told[name].index("--init") + 1] == str(given)
+    judge = str(given.parent / "goal_models")
+    assert told["rollouts-cola-s0"][told["rollouts-cola-s0"].index("--reader") + 1] == judge
+    assert told["play-cola-s0-cem"][told["play-cola-s0-cem"].index("--goal-models") + 1] == judge
+    assert steps["play-cola-s0-cem"].after == ("rollouts-cola-s0",)
+    with pytest.raises(ValueError, match="--base-training '--codec.steps 3' is of what --base .* stands for"):
+        replace(asked, base_training="--codec.steps 3")
+    with pytest.raises(ValueError, match="cola: has been trained to stage 'adapter'; a study starts from one of"):
+        check_base(replace(asked, base=weights_path()))
+    with pytest.raises(ValueError, match="--base .*: holds no system"):
+        study(replace(asked, base=tmp_path / "none"))
+    shutil.copytree(given, tmp_path / "alone" / "pretrained")
+    shutil.copytree(given.parent / "goal_models" / "policy", tmp_path / "alone" / "goal_models" / "policy")
+    with pytest.raises(ValueError, match="--rollouts reads a distance, and .*goal_models has none"):
+        check_base(replace(asked, base=tmp_path / "alone" / "pretrained"))
 
 
 def test_one_reader_judges_all_where_asked(config):
