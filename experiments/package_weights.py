@@ -41,7 +41,7 @@ def package_weights(
     for key, value in free.codec.state_dict().items():
         if not torch.equal(value, whole.codec.state_dict()[key]):
             raise ValueError(f"{cola}: its codec is not that of {pretrained} ({key} differs)")
-    rounded = deepcopy(whole.codec).to(torch.bfloat16).to(torch.float32)
+    rounded = nn.Module.to(nn.Module.to(deepcopy(whole.codec), torch.bfloat16), torch.float32)
     judges: dict[str, tuple[nn.Module, Any]] = {}
     for folder in goal_models:
         found = load_goal_models(folder, rounded)
