@@ -15,7 +15,7 @@ from colaworld.adapters.system import load_system, weights_path
 from colaworld.models.bottleneck import Bottleneck
 
 LATENT = {"latent_channels": 4, "latent_height": 2, "latent_width": 2}
-SHIPPED = [[1.565992, 0.923778, -2.382594, 0.664298], [-0.565497, -0.256250, 0.407550, 0.262106]]
+SHIPPED = [[-0.807249, 0.969731, -0.932532, -2.088635], [-0.505731, -1.024049, -0.020057, -0.081106]]
 """What the shipped adapter answered to two chunks when it was packed: the first four of 64 numbers."""
 KINDS = ("nearest", "regress", "classify")
 
