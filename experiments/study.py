@@ -35,7 +35,7 @@ from colaworld.experiments.cli import main
 from colaworld.experiments.encode_latents import EncodeConfig
 from colaworld.experiments.goal_settings import on_yardstick
 from colaworld.experiments.study_config import StudyConfig, shown
-from colaworld.experiments.study_kept import needed_for, restore, same, still_needed
+from colaworld.experiments.study_kept import needed_for, restore, same, still_needed, under_way
 from colaworld.experiments.study_page import write_study
 from colaworld.experiments.study_reads import evaluation, rolled_out, trained_models, trained_to
 from colaworld.experiments.study_results import CODEC, METRICS, Study
@@ -89,11 +89,12 @@ def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
     trainings, plays = config.trainings(), config.plays()
     everything, rolled = [*trainings, *plays], config.rollouts is not None
     summary = config.results / "summary.json"
-    known = json.loads(summary.read_text()).get("finished", []) if summary.is_file() else []
-    kept, logs = same(everything, known, shown), config.runs / "logs"
-    if restored := restore(config.results, config.runs, kept, rolled=rolled):
+    told = json.loads(summary.read_text()) if summary.is_file() else {}
+    kept, logs = same(everything, told.get("finished", []), shown), config.runs / "logs"
+    begun = under_way(everything, told.get("commands", []), kept, shown)
+    if restored := restore(config.results, config.runs, kept, begun=begun, rolled=rolled):
         print(f"from {config.results}: {', '.join(restored)}")
-        remember([step for step in everything if step.name in kept], logs)
+        remember([step for step in everything if step.name in kept | begun], logs)
     there = needed_for(everything, [step.name for step in everything if step.left()])
     for step in everything:
         if step.name in there:  # also what is gone by now, where something was made of it
@@ -116,7 +117,7 @@ def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
     if "results" in config.only and not (failure and not played(config)):
         there = kept | needed_for(everything, [step.name for step in everything if step.left()])
         finished = [shown(step) for step in everything if step.name in there]
-        commands = [shown(step) for step in everything if step.name in there or begun(config, step)]
+        commands = [shown(step) for step in everything if step.name in there or has_begun(config, step)]
         told = {name: config.results / f"{name}_{METRICS}" for name in kept}
         read = Study.read(config.runs, config.recipes, config.seeds, rolled=rolled, kept=told)
         print(f"results: {write_study(read, config.results, commands, finished)}")
@@ -137,7 +138,7 @@ def remember(steps: Iterable[Step], logs: Path) -> None:
             step.remember_command(logs)
 
 
-def begun(config: StudyConfig, step: Step) -> bool:
+def has_begun(config: StudyConfig, step: Step) -> bool:
     """Whether a step's command has been run, here or as part of an earlier study in the same folder."""
     episodes = config.runs / "plays" / step.name.removeprefix("play-") / "episodes.jsonl"
     return episodes.is_file() or step.ran(config.runs / "logs")

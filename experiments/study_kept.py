@@ -24,6 +24,13 @@ def same(steps: Sequence[Step], known: Collection[str], shown: Callable[[Step], 
     }
 
 
+def under_way(
+    steps: Sequence[Step], begun: Collection[str], done: Collection[str], shown: Callable[[Step], str]
+) -> set[str]:
+    """The steps whose command, as ``shown``, is among those ``begun`` and which waited for nothing but the ``done``."""
+    return {step.name for step in steps if shown(step) in begun and set(step.after) <= set(done)}
+
+
 def needed_for(steps: Sequence[Step], names: Collection[str]) -> set[str]:
     """``names`` and all that they waited for, by their names."""
     named, found, waiting = {step.name: step for step in steps}, set(), list(names)
@@ -35,10 +42,23 @@ def needed_for(steps: Sequence[Step], names: Collection[str]) -> set[str]:
     return found
 
 
-def restore(results: Path, runs: Path, steps: Collection[str], *, rolled: bool) -> list[str]:
-    """Copy plays, evaluations and correlations of ``steps`` that ``runs`` lacks; their names. ``rolled``: of systems
-    that went on on their rollouts."""
+def restore(
+    results: Path, runs: Path, steps: Collection[str], *, begun: Collection[str] = (), rolled: bool
+) -> list[str]:
+    """Copy plays, evaluations and correlations of ``steps`` that ``runs`` lacks, and of plays that have ``begun`` the
+    episodes, with which they go on; their names. ``rolled``: of systems that went on on their rollouts."""
     found = []
+    summary = results / SUMMARY
+    told = json.loads(summary.read_text()) if summary.is_file() else {"correlations": {}, "settings": {}}
+    for path in sorted(results.glob(f"*_{EPISODES}")):
+        name = path.name.removesuffix(f"_{EPISODES}")
+        settings = {row: of for key, of in told["settings"].items() for side, row in [key.split("/")] if side == name}
+        folder = runs / "plays" / name
+        if f"play-{name}" in begun and f"play-{name}" not in steps and settings and not folder.exists():
+            folder.mkdir(parents=True)
+            write_json(folder / "run.json", {"rows": settings})
+            _copy(path, folder / EPISODES)
+            found.append(f"{name} as far as it got")
     for path in sorted(results.glob(f"*_{SUMMARY}")):
         name = path.name.removesuffix(f"_{SUMMARY}")
         folder = runs / "plays" / name
@@ -55,9 +75,7 @@ def restore(results: Path, runs: Path, steps: Collection[str], *, rolled: bool) 
         if (f"evaluation-{name}" if rolled else name) in steps and not written.exists():
             _copy(path, written)
             found.append(f"evaluation of {name}")
-    summary = results / SUMMARY
-    correlations = json.loads(summary.read_text())["correlations"] if summary.is_file() else {}
-    for name, of in correlations.items():
+    for name, of in told["correlations"].items():
         written = runs / CORRELATIONS / name / CORRELATION
         if f"correlation-{name}" in steps and not written.exists():
             written.parent.mkdir(parents=True, exist_ok=True)

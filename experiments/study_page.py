@@ -68,7 +68,8 @@ def write_study(study: Study, folder: Path, commands: Sequence[str], finished: S
     """Write everything into ``folder``; returns the path of its ``README.md``. ``commands`` that have begun, of which
     the ``finished`` need not be run again where the folder goes."""
     folder.mkdir(parents=True, exist_ok=True)
-    summary = rounded(summary_of(study, commands) | {"finished": list(finished)}, DIGITS)
+    whole = summary_of(study, commands) | {"finished": list(finished)}
+    summary = rounded(whole, DIGITS) | {"settings": whole["settings"]}  # with which a play goes on, or is refused
     for path in {side.path for side in study.plays.values()}:
         kept = [json.dumps(rounded(record, DIGITS)) for record in read_lines(path / "episodes.jsonl")[0].values()]
         write_text(folder / f"{path.name}_episodes.jsonl", "".join(f"{line}\n" for line in kept))

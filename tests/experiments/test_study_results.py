@@ -344,9 +344,11 @@ def test_a_study_goes_on_in_a_fresh_clone_from_what_its_results_kept(runs, tmp_p
     new = json.loads((results / "summary.json").read_text())
     for name in ("reachable", "models", "drops", "correlations"):
         assert new[name] == old[name] and new[name], name
-    assert [each for each in old["rows"] if each["planner"] != "mppi"] == new["rows"], "what had not finished is gone"
+    assert old["rows"] == new["rows"], "also of what had not finished, and goes on"
     assert "(losses.png)" in before.read_text(), "drawn from the logs that were kept"
-    assert not (fresh.runs / "plays" / "cola-s0-mppi").exists()
+    half = fresh.runs / "plays" / "cola-s0-mppi"
+    assert json.loads((half / "run.json").read_text()) == {"rows": {"planner": SETTINGS}}
+    assert len((half / "episodes.jsonl").read_text().splitlines()) == 2 and not (half / "summary.json").exists()
     for flags, wanted in (
         ({"mppi_episodes": 0, "correlation_episodes": 0}, set()),
         ({"correlation_episodes": 0}, {"base", "cola-s0", "goals-cola-s0", "two_stage-s0"}),
