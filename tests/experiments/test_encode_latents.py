@@ -80,7 +80,7 @@ def test_losses_on_latents_are_those_on_pictures(preset: str, stage: str, config
         torch.manual_seed(2)
         losses.append(model(batch, 0, torch.Generator().manual_seed(3))[0])
     assert losses[0] > 0
-    torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=0.0)  # batches of other sizes round otherwise
+    torch.testing.assert_close(losses[0], losses[1], rtol=5e-5, atol=0.0)  # batches of other sizes round otherwise
 
 
 def test_a_run_on_encoded_data_is_the_run_on_pictures(config: EncodeConfig, tmp_path: Path) -> None:
