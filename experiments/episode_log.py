@@ -113,9 +113,10 @@ def check_same(folder: Path, row: str, kept: Mapping[str, Any], wanted: Mapping[
             )
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Indented JSON, whole or not at all."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+def write_json(path: Path, content: Any, *, indent: int | None = 2) -> None:
+    """JSON, whole or not at all; without an ``indent`` on one line."""
+    separators = (",", ":") if indent is None else None
+    write_text(path, json.dumps(content, indent=indent, separators=separators) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:

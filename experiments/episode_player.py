@@ -195,6 +195,7 @@ def learned_world(config: EvalConfig) -> LoadedWorld:
         steps=config.flow_steps,
         std=config.flow_std,
         guidance=config.guidance,
+        snap=config.adapter_snap,
         engine=engine,
         goal_models=config.goal_models or usual_goal_models(config.run, config.preset),
     )

@@ -34,6 +34,8 @@ def row_settings(
         "checkpoint": checkpoint,
     }
     planning |= search_settings(config) | objective_settings(config) | engine_settings(config)
+    if config.adapter_snap is not None:
+        planning |= {"adapter_snap": config.adapter_snap}
     if plugged := identities(config):
         planning |= {"plugged_in": plugged}
     if config.world == "simulator":

@@ -180,6 +180,9 @@ class EvalConfig:
     """Steps in which an imagined frame is integrated."""
     flow_std: float = 0.0
     """Noise where that starts; 0 imagines the mean future."""
+    adapter_snap: bool | None = None
+    """Whether the adapter's latent actions are snapped to the nearest codes (True, as the paper's are) or are its own
+    points between them (False); as it was made when not given."""
     guidance: float = 1.0
     """Weight of the actions against no action in the imagination; 1 is off (paper: 4)."""
     device: str = "cpu"
@@ -235,13 +238,15 @@ class EvalConfig:
             raise ValueError(f"--planner {self.planner} needs --world learned: a simulator has no gradients or codes")
         if simulated and self.final_steps is not None:
             raise ValueError("--final-steps is of --world learned: a simulator has no flow")
-        for name in ("propose", "dtype", "compile", "max_memory_mib", "common_noise"):
+        for name in ("propose", "dtype", "compile", "max_memory_mib", "common_noise", "adapter_snap"):
             if self.world != "learned" and getattr(self, name) != getattr(type(self), name):
                 raise ValueError(f"--{name.replace('_', '-')} is of --world learned, not of {self.world}")
         if self.planner == "codes" and self.gripper == "sign":
             raise ValueError("--gripper sign is of real actions: --planner codes has no gripper")
         if self.planner == "codes" and self.propose == "policy":
             raise ValueError("--propose policy is of real actions, --planner codes searches codes: use idm or nearest")
+        if self.planner == "codes" and self.adapter_snap is not None:
+            raise ValueError("--adapter-snap is of real actions: --planner codes has no adapter")
         if self.proposal_data and self.propose != "nearest":
             raise ValueError("--proposal-data is of --propose nearest")
         if not self.common_noise and self.max_batch is not None:

@@ -42,15 +42,17 @@ def load_world(
     steps: int = 1,
     std: float = 0.0,
     guidance: float = 1.0,
+    snap: bool | None = None,
     engine: EngineConfig | None = None,
     goal_models: Path | None = None,
 ) -> LoadedWorld:
     """The system at ``path`` (None: the one that ships for ``preset``) as a world, with the ``goal_models`` in that
     folder (None: none).
 
-    ``steps``, ``std`` and ``guidance`` say how its flow is sampled, ``engine`` how it is computed. Raises
-    FileNotFoundError or ValueError naming the part that is missing or damaged, ValueError for a device that is not
-    there and for goal models of another codec.
+    ``steps``, ``std`` and ``guidance`` say how its flow is sampled, ``engine`` how it is computed, ``snap`` whether
+    latent actions are codes (``ColaWorld``). Raises FileNotFoundError or ValueError naming the part that is missing or
+    damaged, ValueError for a device that is not there, for goal models of another codec and for codes that a system
+    does not have.
     """
     import torch
 
@@ -66,10 +68,12 @@ def load_world(
     system = load_system(path, device=device)
     if system.info.stage != "adapter":
         raise ValueError(f"{path} has only been trained to stage {system.info.stage!r}; planning needs 'adapter'")
+    if snap and not system.bottleneck.codes:
+        raise ValueError(f"--adapter-snap True: {path} has a continuous bottleneck, and no codes to snap to")
     models = load_goal_models(goal_models, system.codec) if goal_models else None
     sampler = SamplerConfig(steps=steps, std=std, guidance=guidance)
     return LoadedWorld(
-        world=ColaWorld(system, sampler, engine=engine or EngineConfig()),
+        world=ColaWorld(system, sampler, snap=snap, engine=engine or EngineConfig()),
         checkpoint=system_hash(path),
         render_profile=system.info.render_profile,
         height=system.info.height,

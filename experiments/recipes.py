@@ -76,6 +76,11 @@ class Recipe:
         """Names of the turns."""
         return tuple(turn.stage for turn in self.turns)
 
+    @property
+    def has_codes(self) -> bool:
+        """Whether it learns latent actions, rather than to be conditioned on real ones."""
+        return any("inverse_dynamics" in turn.trained for turn in self.turns)
+
     def turn(self, stage: StageName) -> Turn:
         """The turn of that name. ValueError when the recipe has none."""
         for turn in self.turns:

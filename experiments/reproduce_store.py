@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,7 +81,8 @@ class CellStore:
     def write(self, stored: StoredCell) -> None:
         """Keep a cell; its file is whole or not there."""
         content = {"format": FORMAT, **asdict(stored)}
-        lines = (f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in content.items())
+        dense = partial(json.dumps, allow_nan=False, separators=(",", ":"))
+        lines = (f"{dense(key)}: {dense(value)}" for key, value in content.items())
         write_text(self.path(stored.cell), "{\n" + ",\n".join(lines) + "\n}\n")
 
     def _read(self, path: Path) -> StoredCell | None:

@@ -13,7 +13,7 @@ from colaworld.envs.encoded import INDEX
 from colaworld.experiments.goal_settings import parts_of_planner
 from colaworld.experiments.planning_world import goal_models_beside
 from colaworld.experiments.presets import PresetName
-from colaworld.experiments.recipes import RecipeName
+from colaworld.experiments.recipes import RECIPES, RecipeName
 from colaworld.experiments.study_reads import (
     asked_for,
     changed,
@@ -33,12 +33,13 @@ from colaworld.experiments.study_results import (
     FLOORS,
     ROLLOUTS,
     SIMULATOR,
+    SNAPPED,
 )
 from colaworld.experiments.study_steps import Step
 
 SCRIPTS = Path(__file__).parent
 GOAL_MODEL_NAMES = ("distance", "progress", "success", "policy", "inverse")
-OWN_FLAGS = frozenset(("planner", "world", "run", "rows", "manifest", "episodes", "goal_models", "out"))
+OWN_FLAGS = frozenset(("planner", "world", "run", "rows", "manifest", "episodes", "goal_models", "adapter_snap", "out"))
 """Of ``vp2_eval.py``: what a study itself decides."""
 COST_FLAGS = frozenset(
     (
@@ -68,6 +69,9 @@ class StudyConfig:
     """Of CEM, the floors and the simulator, taken from the categories in turn."""
     mppi_episodes: int = 30
     """Of MPPI; 0 leaves it out."""
+    snapped_episodes: int = 0
+    """Of CEM once more with the adapter's answers snapped to codes, the paper's way, by the recipes that have codes; 0
+    leaves it out."""
     ceiling_episodes: int = 30
     """Of the simulator with the planners' own cost, whose pictures take time; 0 leaves it out."""
     correlation_manifest: str = "libero_goals_dev_v1"
@@ -122,8 +126,8 @@ class StudyConfig:
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"--{name} needs at least one value and none twice, got {list(values)}")
-        least = {"episodes": 1, "workers": 1, "mppi_episodes": 0, "ceiling_episodes": 0, "correlation_episodes": 0}
-        for name, bound in least.items():
+        some = ("mppi_episodes", "snapped_episodes", "ceiling_episodes", "correlation_episodes")
+        for name, bound in {"episodes": 1, "workers": 1, **dict.fromkeys(some, 0)}.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"--{name.replace('_', '-')} must be {bound} or more, got {getattr(self, name)}")
         for flag, value in (("--encoding", self.encoding), ("--codec-init", self.codec_init)):
@@ -278,17 +282,20 @@ class StudyConfig:
             read = self._waits_for_reader() if judge else {f"goals-{run}"} & goals
             return (self.made_by(run), *read)
 
+        searches = {"cem": ("cem", self.episodes), "mppi": ("mppi", self.mppi_episodes)}
+        searches |= {SNAPPED: ("cem", self.snapped_episodes)}
         learned = [
             self._play(
-                f"{run}-{planner}",
+                f"{recipe}-s{seed}-{name}",
                 episodes,
-                *("--planner", planner, "--rows", "planner", "--run", self.system(run)),
-                *(*cost, *shlex.split(self.planning)),
-                after=needs(run),
+                *("--planner", planner, "--rows", "planner", "--run", self.system(f"{recipe}-s{seed}")),
+                *(*cost, *shlex.split(self.planning), *(("--adapter-snap", "True") if name == SNAPPED else ())),
+                after=needs(f"{recipe}-s{seed}"),
             )
-            for planner, episodes in (("cem", self.episodes), ("mppi", self.mppi_episodes))
-            for run in (f"{recipe}-s{seed}" for seed in self.seeds for recipe in self.recipes)
-            if episodes
+            for name, (planner, episodes) in searches.items()
+            for seed in self.seeds
+            for recipe in self.recipes
+            if episodes and (name != SNAPPED or RECIPES[recipe].has_codes)
         ]
         true = ("--world", "simulator", "--rows", "planner", "--simulator-workers", "1")
         floors = ("--rows", "inverse", "random", "expert", "--run", self.system(first))

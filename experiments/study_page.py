@@ -21,6 +21,7 @@ from colaworld.experiments.study_results import (
     METRICS,
     PLANNERS,
     SIMULATOR,
+    SNAPPED,
     Study,
     rollouts_of,
     summary_of,
@@ -66,7 +67,7 @@ def write_study(study: Study, folder: Path, commands: Sequence[str], finished: S
             with whole_file(folder / f"{path.name}_summary.json") as partial:
                 shutil.copyfile(path / "summary.json", partial)
     for (recipe, seed), evaluation in study.evaluations.items():
-        write_json(folder / f"{recipe}-s{seed}_{EVALUATION}", rounded(evaluation, DIGITS))
+        write_json(folder / f"{recipe}-s{seed}_{EVALUATION}", rounded(evaluation, DIGITS), indent=None)
     for name, logged in study.logs.items():
         lines = [json.dumps(rounded(line, DIGITS)) for line in thinned(logged)]
         write_text(folder / f"{name}_{METRICS}", "".join(f"{line}\n" for line in lines))
@@ -105,6 +106,7 @@ def page(summary: Mapping[str, Any], study: Study, *, pictures: Sequence[str]) -
         "",
         *_rates(summary["rows"], "cem"),
         *_rates(summary["rows"], "mppi"),
+        *_rates(summary["rows"], SNAPPED, "CEM, the adapter's answers snapped to codes"),
         "## Who wins",
         "",
         "On the same episodes. Of one training the test is exact McNemar; of several a goal's trainings are averaged "
@@ -237,7 +239,7 @@ def _shares(found: Mapping[str, Sequence[Mapping[str, Any]]], of: str) -> list[s
     return _table(("row", "trainings", "category", "goals", "reached", of, "share", *(["bar"] if bar else [])), body)
 
 
-def _rates(rows: Sequence[Mapping[str, Any]], planner: str) -> list[str]:
+def _rates(rows: Sequence[Mapping[str, Any]], planner: str, title: str = "") -> list[str]:
     """Rows of a planner and those that plan nothing, a column for each category."""
     chosen = [row for row in rows if row["planner"] in (planner, None)]
     if not any(row["planner"] == planner for row in chosen):
@@ -268,7 +270,7 @@ def _rates(rows: Sequence[Mapping[str, Any]], planner: str) -> list[str]:
         )
         for (name, seed), each in entries.items()
     ]
-    return [f"## {planner.upper()}", "", *_table(("row", "training", *categories, "rate", "s/plan"), body)]
+    return [f"## {title or planner.upper()}", "", *_table(("row", "training", *categories, "rate", "s/plan"), body)]
 
 
 def _told(comparisons: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -1,10 +1,12 @@
 """A study's pictures: what was watched on held-out clips, and every training's losses."""
 
+import io
 import json
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+from PIL import Image
 
 from colaworld.envs.whole_file import whole_file
 from colaworld.experiments.reproduce_measures import COLLAPSE
@@ -17,6 +19,8 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 COLUMNS = 5
 """Panels beside each other."""
+PALETTE = 128
+"""Colours of a picture."""
 LOOKS = 200
 """Points of a curve."""
 
@@ -48,9 +52,7 @@ def draw_curves(study: Study, path: Path) -> bool:
         panel.set_ylim(bottom=0)
     if drawn:
         axes[0].legend(fontsize=8)
-        figure.tight_layout()
-        with whole_file(path) as partial:
-            figure.savefig(partial, dpi=80, format="png")
+        _save(figure, path)
     plt.close(figure)
     return drawn
 
@@ -79,11 +81,18 @@ def draw_losses(study: Study, path: Path) -> bool:
         panel.set_yscale("log")
         panel.set_xlabel("step")
         panel.legend(fontsize=7)
-    figure.tight_layout()
-    with whole_file(path) as partial:
-        figure.savefig(partial, dpi=80, format="png")
+    _save(figure, path)
     plt.close(figure)
     return True
+
+
+def _save(figure: plt.Figure, path: Path) -> None:
+    """As a picture of few colours, half the size: it is kept with the results."""
+    figure.tight_layout()
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=80, format="png")
+    with whole_file(path) as partial:
+        Image.open(drawn).convert("RGB").quantize(PALETTE).save(partial, format="png", optimize=True)
 
 
 def _losses(path: Path) -> dict[str, list[tuple[float, float]]]:

@@ -36,7 +36,9 @@ from colaworld.experiments.reproduce_measures import (
     video,
 )
 
-PLANNERS = ("cem", "mppi")
+SNAPPED = "cem-snapped"
+PLANNERS = ("cem", "mppi", SNAPPED)
+"""Of learned models; the last is CEM with the adapter's answers snapped to codes."""
 BASE, CODEC, ENCODED, ROLLOUTS = "base", "codec", "encoded", "rollouts"
 FLOORS, SIMULATOR, CEILING = "floors", "simulator", "ceiling"
 CORRELATIONS, CORRELATION = "correlations", "correlation.json"

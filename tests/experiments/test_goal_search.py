@@ -98,6 +98,25 @@ def test_the_engine_is_the_one_that_the_flags_describe(run) -> None:
     assert make_mpc(replace(QUICK, max_batch=2), world_of(replace(QUICK, run=run)).world).config.max_batch == 2
 
 
+def test_answers_are_snapped_to_codes_where_the_flag_says_so(run) -> None:
+    frames, actions = torch.zeros(2, 3, 16, 16, dtype=torch.uint8), torch.linspace(-1, 1, 7).repeat(1, 2, 1)
+    found = {}
+    for snap in (None, False, True):
+        world = world_of(replace(QUICK, run=run, adapter_snap=snap)).world
+        latents = world.encode(frames)[None].repeat(1, 2, 1, 1, 1)[:, :3]
+        answered = world.latent_actions(actions[:, :, None].repeat(1, 1, world.adapter.config.frame_skip, 1), latents)
+        found[snap] = answered, world.model.bottleneck.snap(answered).latents
+    assert torch.equal(*found[True]) and not torch.allclose(*found[False])
+    made = world.adapter.config.snap
+    assert torch.equal(found[None][0], found[made][0])
+
+
+def test_a_system_without_codes_has_nothing_to_snap_to(tmp_path) -> None:
+    bare = make_run(tmp_path / "bare", parts=(), bottleneck="continuous")
+    with pytest.raises(ValueError, match="--adapter-snap True: .*bare.* has a continuous bottleneck"):
+        world_of(replace(QUICK, run=bare, adapter_snap=True))
+
+
 def test_the_row_that_plans_nothing_is_there_where_goal_models_are(run, spot_tasks, tmp_path, capsys) -> None:
     usual = replace(QUICK, run=run, rows=EvalConfig().rows, seeds=(0, 1))
     records = played(usual, spot_tasks(), tmp_path / "with")

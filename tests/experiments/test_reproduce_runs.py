@@ -229,7 +229,7 @@ def test_numbers_of_other_flags_or_data_are_refused_and_kept(crew, store: CellSt
     path = tmp_path / "cells" / "cola-s0.json"
     with pytest.raises(ValueError, match=r"cola-s0.json: made with data = 'd', this grid has 'other'"):
         CellStore(tmp_path / "cells", SCALES["tiny"], HASHES | {"data": "other"})
-    path.write_text(path.read_text().replace('"--warmup.steps": "200"', '"--warmup.steps": "150"'))
+    path.write_text(path.read_text().replace('"--warmup.steps":"200"', '"--warmup.steps":"150"'))
     before = path.read_text()
     with pytest.raises(ValueError, match=r"cola-s0.json: made with --warmup.steps = '150', this grid has '200'"):
         CellStore(tmp_path / "cells", SCALES["tiny"], HASHES)

@@ -83,6 +83,14 @@ def test_what_the_scripts_are_told(config):
     without = {"mppi_episodes": 0, "ceiling_episodes": 0, "correlation_episodes": 0}
     fewer = [each.name for each in replace(config, **without).plays()]
     assert not {"play-cola-s0-mppi", "play-ceiling", "correlation-cola-s0"} & set(fewer)
+    snapped = {each.name: each.command[2:] for each in replace(config, snapped_episodes=5).plays()}
+    assert {name for name in snapped if name not in told} == {
+        f"play-{recipe}-s{seed}-cem-snapped" for recipe in ("cola", "two_stage") for seed in (0, 1)
+    }, "real_actions has no codes"
+    codes = tyro.cli(tyro.conf.OmitArgPrefixes[EvalConfig], args=snapped["play-two_stage-s1-cem-snapped"])
+    cem = tyro.cli(tyro.conf.OmitArgPrefixes[EvalConfig], args=snapped["play-two_stage-s1-cem"])
+    assert codes.adapter_snap is True and cem.adapter_snap is None
+    assert replace(codes, adapter_snap=None, out=cem.out, episodes=12) == cem
     assert shown(config.trainings()[0]).startswith("python experiments/train_world_model.py --preset tiny_conv --from-scratch")
 
 
@@ -244,8 +252,8 @@ def test_what_cannot_be_is_said(config, tmp_path):
         study(replace(config, data=(tmp_path / "nowhere",)))
     with pytest.raises(ValueError, match="--recipes needs at least one value and none twice"):
         replace(config, recipes=("cola", "cola"))
-    counts = ("episodes", "workers", "mppi_episodes", "ceiling_episodes", "correlation_episodes")
-    for name, least in zip(counts, (1, 1, 0, 0, 0), strict=True):
+    counts = ("episodes", "workers", "mppi_episodes", "snapped_episodes", "ceiling_episodes", "correlation_episodes")
+    for name, least in zip(counts, (1, 1, 0, 0, 0, 0), strict=True):
         with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} must be {least} or more, got {least - 1}"):
             replace(config, **{name: least - 1})
     with pytest.raises(ValueError, match="^cola-s0 has not been trained, which play-floors needs: --only train"):
