@@ -36,8 +36,13 @@ from colaworld.experiments.adapter_fit import AdapterFitConfig, fit_adapter
 from colaworld.experiments.batches import Batch, fixed_batch
 from colaworld.experiments.cli import main
 from colaworld.experiments.episode_log import write_text
-from colaworld.experiments.evaluation import windows_of
-from colaworld.experiments.held_out import CONTEXT_FRAMES, HORIZONS, HeldOutConfig, imagine_variants
+from colaworld.experiments.held_out import (
+    CONTEXT_FRAMES,
+    HORIZONS,
+    HeldOutConfig,
+    held_out_windows,
+    imagine_variants,
+)
 from colaworld.experiments.intervals import bootstrap_mean
 from colaworld.experiments.planning_world import system_folder, system_hash
 from colaworld.experiments.presets import PRESETS
@@ -279,7 +284,7 @@ def adapter_choices(
     )
     train.require_actions("an adapter")
     check_fits(folder, system, train)
-    windows, trajectories = windows_of(held_out.episodes, HeldOutConfig(clips=clips, strips=0, seed=seed))
+    windows, trajectories = held_out_windows(held_out.episodes, HeldOutConfig(clips=clips, strips=0, seed=seed))
     stage = stage_of(fine_tune, batch_size, run)
     made: list[dict[str, Any]] = []
     for kind in kinds:

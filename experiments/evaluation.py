@@ -9,8 +9,8 @@ interval can be drawn from are one number a clip.
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from colaworld.adapters.action_adapter import adapt, codes_of, context_windows
 from colaworld.adapters.system import ColaSystem
-from colaworld.envs.demos import ClipDataset, Episode
+from colaworld.envs.demos import ClipDataset
 from colaworld.envs.whole_file import whole_file
 from colaworld.experiments.action_checks import adapter_confusion, code_transfer
 from colaworld.experiments.batches import Batch, fixed_batch, frame_latents
@@ -31,6 +31,7 @@ from colaworld.experiments.held_out import (
     HeldOutConfig,
     held_out_windows,
     imagine_variants,
+    trajectory_of,
     write_held_out,
 )
 from colaworld.experiments.planning_check import MEASURED, PlanningCheckConfig, planning_check
@@ -77,7 +78,7 @@ class Evaluation:
         video: VideoMetricsConfig,
     ) -> None:
         self.train, self.config, self.windows, self.video = train, config, windows, video
-        self.clips, self.trajectories = windows_of(held_out.episodes, windows)
+        self.clips, self.trajectories = held_out_windows(held_out.episodes, windows)
         scenes = {trajectory_of(each): each.scene for each in held_out.episodes}
         self.scenes = [scenes[each] for each in self.trajectories]
         self.truth = self.clips.frames.float() / 255.0
@@ -97,7 +98,7 @@ class Evaluation:
         What stands in ``before_adapter.json`` of the run folder ``folder`` is taken from there.
         """
         imagined = imagine_variants(system, self.clips)
-        write_held_out(self.clips, imagined, self.windows, folder / "held_out")
+        write_held_out(self.clips, imagined, self.trajectories, self.windows, folder / "held_out")
         copy = self.truth.clone()
         copy[:, CONTEXT_FRAMES:] = self.truth[:, CONTEXT_FRAMES - 1 : CONTEXT_FRAMES]
         latents, *_ = system.model().world_clip(system.codec.encode(self._on_device(system).frames))
@@ -190,17 +191,6 @@ class Evaluation:
             )
             checks["transfer"] = asdict(transfer) | {"locator_cm": locator.error_cm(latents, clips.ee_pos)}
         return checks
-
-
-def trajectory_of(episode: Episode) -> str:
-    """What a trajectory is called: windows of the same are not independent."""
-    return f"{episode.scene}/{episode.demo}/{episode.seed}"
-
-
-def windows_of(episodes: Sequence[Episode], config: HeldOutConfig) -> tuple[Batch, list[str]]:
-    """The windows of ``held_out_windows``, and the trajectory that each is from."""
-    named = [replace(each, scene=trajectory_of(each)) for each in episodes]
-    return held_out_windows(named, config)  # its draws do not look at names
 
 
 def evaluate(

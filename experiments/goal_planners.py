@@ -33,11 +33,12 @@ def make_planner(config: EvalConfig) -> Planner:
         return plugged_planner(config)
     budget = {"samples": config.samples, "iterations": config.iterations}
     if config.planner in ("cem", "codes"):
-        return CEM(**budget, elite_fraction=config.elite_fraction)
+        return CEM(**budget, elite_fraction=config.elite_fraction, returns=config.execute)
     if config.planner == "icem":
         return ICEM(
             **budget,
             elite_fraction=config.elite_fraction,
+            returns=config.execute,
             keep_elites=config.keep_elites,
             shrink_population=config.shrink_population,
         )

@@ -108,6 +108,9 @@ class EvalConfig:
     """Environment steps that are imagined (VP2: 10)."""
     elite_fraction: float = 0.25
     """Share of the candidates that CEM, iCEM and codes refit to (VP2: 0.05)."""
+    execute: Literal["best", "mean"] = "best"
+    """What CEM, iCEM and codes execute: the best candidate (VP2's), or the mean that the elites were refitted to, which
+    owes less to a world model's errors. MPPI executes its mean."""
     keep_elites: float = 0.3
     """Share of iCEM's elites that are candidates again, in the next iteration and, shifted, in the next plan."""
     shrink_population: float = 0.8

@@ -6,7 +6,7 @@
 From two context frames the model imagines on its own for up to ten steps, driven by the inverse dynamics model's codes,
 by the adapter's codes (real actions), and by either of them shuffled between trajectories. The error is squared pixel
 error on *moving* pixels: those that differ by more than ``MOVED`` between the last context frame and the true frame.
-Intervals are bootstrapped over trajectories.
+Intervals are of a ratio of errors, bootstrapped over trajectories: those of several windows count once.
 """
 
 import json
@@ -27,7 +27,7 @@ from colaworld.adapters.world import ColaWorld
 from colaworld.envs.demos import ClipDataset, Episode, SourceOptions, starter_path
 from colaworld.experiments.batches import Batch, collate
 from colaworld.experiments.cli import main
-from colaworld.experiments.intervals import bootstrap_mean
+from colaworld.experiments.intervals import bootstrap_ratio
 from colaworld.experiments.planning_world import system_folder
 from colaworld.models.clip_imagination import over_frames
 from colaworld.models.cola import CONTEXT_FRAMES
@@ -57,15 +57,17 @@ class HeldOutConfig:
 
 def report_held_out(system: ColaSystem, episodes: Sequence[Episode], config: HeldOutConfig, folder: Path) -> dict:
     """Imagine, print a table, write ``held_out.json`` and picture strips into ``folder``."""
-    windows, _ = held_out_windows(episodes, config)
+    windows, trajectories = held_out_windows(episodes, config)
     imagined = imagine_variants(system, windows)
-    return write_held_out(windows, imagined, config, folder)
+    return write_held_out(windows, imagined, trajectories, config, folder)
 
 
-def write_held_out(windows: Batch, imagined: dict[str, Tensor], config: HeldOutConfig, folder: Path) -> dict:
+def write_held_out(
+    windows: Batch, imagined: dict[str, Tensor], trajectories: Sequence[str], config: HeldOutConfig, folder: Path
+) -> dict:
     """The second half of `report_held_out`, for windows that have been imagined."""
     truth = windows.frames.float().cpu() / 255.0
-    report = compare(truth, imagined)
+    report = compare(truth, imagined, trajectories)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "held_out.json").write_text(
         json.dumps({"clips": len(truth), "seed": config.seed, **report}, indent=2) + "\n"
@@ -93,20 +95,25 @@ def long_enough(episodes: Sequence[Episode]) -> list[Episode]:
     return fitting
 
 
+def trajectory_of(episode: Episode) -> str:
+    """What a trajectory is called: windows of the same are not independent."""
+    return f"{episode.scene}/{episode.demo}/{episode.seed}"
+
+
 def held_out_windows(episodes: Sequence[Episode], config: HeldOutConfig) -> tuple[Batch, list[str]]:
-    """One window of context + 10 frames, with its action chunks, from as many different trajectories as there are; and
-    the scene of each."""
+    """Windows of context + 10 frames, with their action chunks, from as many different trajectories as there are; and
+    the trajectory of each."""
     length, fitting = CONTEXT_FRAMES + max(HORIZONS), long_enough(episodes)
     draw = np.random.default_rng(config.seed)
-    windows, scenes = [], []
+    windows, trajectories = [], []
     for number in range(config.clips):
         if number % len(fitting) == 0:
             order = draw.permutation(len(fitting))
         episode = fitting[order[number % len(fitting)]]
         start = int(draw.integers(len(episode.frames) - length + 1))
         windows.append(episode.clip(start, length))
-        scenes.append(episode.scene)
-    return collate(windows), scenes
+        trajectories.append(trajectory_of(episode))
+    return collate(windows), trajectories
 
 
 @torch.no_grad()
@@ -150,9 +157,9 @@ def imagine_variants(system: ColaSystem, windows: Batch) -> dict[str, Tensor]:
     return variants
 
 
-def compare(truth: Tensor, imagined: dict[str, Tensor]) -> dict:
+def compare(truth: Tensor, imagined: dict[str, Tensor], trajectories: Sequence[str]) -> dict:
     """Errors on moving pixels relative to copying the last frame, at each horizon, with 95 % bootstrap intervals
-    over windows. ValueError when fewer than two of the windows move.
+    over the ``trajectories`` of the windows. ValueError when fewer than two of them move.
     """
     last = truth[:, CONTEXT_FRAMES - 1]
     report: dict = {"rows": []}
@@ -165,35 +172,37 @@ def compare(truth: Tensor, imagined: dict[str, Tensor]) -> dict:
             return ((square * moving).sum(dim=(1, 2, 3)) / moving.sum(dim=(1, 2, 3)).clamp_min(1.0)).double().numpy()
 
         kept = moving.sum(dim=(1, 2, 3)).numpy() > 0
-        if kept.sum() < 2:
+        names = np.array(list(trajectories))[kept]
+        if len(set(names)) < 2:
             raise ValueError(
                 f"held-out video stands still: of {len(truth)} windows {kept.sum()} move at step {horizon} (a pixel by "
-                f"more than {MOVED} of its range), and the error on moving pixels needs 2; take more windows or data "
-                "in which something moves"
+                f"more than {MOVED} of its range), of {len(set(names))} trajectories, and the error on moving pixels "
+                "needs 2; take more windows or data in which something moves"
             )
         copy = errors(last)[kept]
         for name, frames in imagined.items():
             mine = errors(frames[:, CONTEXT_FRAMES - 1 + horizon])[kept]
             row = {"horizon": horizon, "variant": name, "windows": int(kept.sum()), "copy": float(copy.mean())}
             row |= {"error": float(mine.mean()), "reduction": float(1.0 - mine.mean() / copy.mean())}
-            row["below_copy"] = _interval(copy - mine, float(copy.mean()))
+            row["below_copy"] = _below(copy - mine, copy, names)
             if name + ", shuffled" in imagined:
                 wrong = errors(imagined[name + ", shuffled"][:, CONTEXT_FRAMES - 1 + horizon])[kept]
-                row["below_shuffled"] = _interval(wrong - mine, float(copy.mean()))
+                row["below_shuffled"] = _below(wrong - mine, copy, names)
             report["rows"].append(row)
     return report
 
 
-def _interval(differences: np.ndarray, unit: float) -> list[float]:
-    """Mean and 95 % interval of paired differences, in units of the copy error."""
-    interval = bootstrap_mean(differences, seed=0)
-    return [interval.estimate / unit, interval.low / unit, interval.high / unit]
+def _below(differences: np.ndarray, copy: np.ndarray, trajectories: np.ndarray) -> list[float]:
+    """Paired differences ``(n,)`` in units of the copy's error, each a mean over windows, and their 95 % interval."""
+    numbers = np.unique(trajectories, return_inverse=True)[1]
+    interval = bootstrap_ratio(np.bincount(numbers, differences), np.bincount(numbers, copy))
+    return [interval.estimate, interval.low, interval.high]
 
 
 def table(report: dict) -> str:
     """The report as text."""
     lines = [
-        "error on moving pixels of held-out video, relative to copying the last frame [95 % interval over windows]",
+        "error on moving pixels of held-out video, relative to copying the last frame [95 % interval over trajectories]",
         f"{'variant':<27}{'step':>5}{'below copy':>28}{'below shuffled actions':>30}",
     ]
     for row in report["rows"]:

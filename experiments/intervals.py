@@ -1,5 +1,5 @@
 """Intervals and tests for small numbers of episodes: Wilson, exact McNemar and its power, the paired difference, sign
-flips, bootstrap of a mean. Counting is ours, the mathematics is statsmodels' and scipy's.
+flips, bootstrap of a mean and of a ratio. Counting is ours, the mathematics is statsmodels' and scipy's.
 """
 
 import math
@@ -98,6 +98,36 @@ def bootstrap_mean(
     )
     interval = result.confidence_interval
     return Interval(estimate=mean, low=float(interval.low), high=float(interval.high))
+
+
+def bootstrap_ratio(
+    above: Sequence[float] | np.ndarray, below: Sequence[float] | np.ndarray, *, resamples: int = 10_000, seed: int = 0
+) -> Interval:
+    """Mean of ``above (n,)`` over mean of ``below (n,)`` with its BCa bootstrap interval of 95 %: pairs are resampled
+    whole, and the ratio is taken anew of each resample, so that what both have in common does not widen it.
+
+    Raises ValueError for fewer than two pairs and for a ``below`` that is not positive.
+    """
+    above, below = np.asarray(above, float).ravel(), np.asarray(below, float).ravel()
+    if len(above) != len(below) or len(below) < 2 or not (below > 0).all():
+        least = f"{below.min()}" if len(below) else "nothing"
+        raise ValueError(
+            f"a ratio's interval needs at least 2 pairs, below them numbers above 0, got {len(above)} and "
+            f"{len(below)}, the least {least}"
+        )
+    estimate = float(above.mean() / below.mean())
+    if np.ptp(above - estimate * below) <= 1e-12 * np.abs(below).max():
+        return Interval(estimate=estimate, low=estimate, high=estimate)
+    interval = bootstrap(
+        (above, below),
+        lambda a, b, axis: a.mean(axis=axis) / b.mean(axis=axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=resamples,
+        rng=np.random.default_rng(seed),
+        batch=1000,  # bounds memory
+    ).confidence_interval
+    return Interval(estimate=estimate, low=float(interval.low), high=float(interval.high))
 
 
 def paired_difference(only_first: float, only_second: float, pairs: int, confidence: float = 0.95) -> Interval:

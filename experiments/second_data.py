@@ -43,8 +43,8 @@ from colaworld.experiments.adapter_choices import (
 from colaworld.experiments.adapter_fit import AdapterFitConfig, fit_adapter
 from colaworld.experiments.cli import main
 from colaworld.experiments.episode_log import write_text
-from colaworld.experiments.evaluation import Evaluation, EvaluationConfig, windows_of
-from colaworld.experiments.held_out import HeldOutConfig
+from colaworld.experiments.evaluation import Evaluation, EvaluationConfig
+from colaworld.experiments.held_out import HeldOutConfig, held_out_windows
 from colaworld.experiments.planning_world import system_folder, system_hash
 from colaworld.experiments.provenance import file_hash
 from colaworld.experiments.report import aligned
@@ -283,9 +283,9 @@ def second_data(
         train.require_actions("an adapter")
         for each in (train, at_home):
             check_fits(folder, system, each)
-        at_home, _ = windows_of(at_home.episodes, windows)
+        at_home, _ = held_out_windows(at_home.episodes, windows)
         record = {"format": FORMAT, "name": name, "recipe": system.info.recipe, "seed": trained_with}
-        record |= {"weights": weights, "settings": settings, "trajectories": windows_of(held_out.episodes, windows)[1]}
+        record |= {"weights": weights, "settings": settings, "trajectories": held_out_windows(held_out.episodes, windows)[1]}
         stage = stage_of(adapter_steps, batch_size, run)
         record["stage"] = asdict(stage) if adapter_steps else None
         record["home"] = home_means(run, standards(system, at_home, video))

@@ -214,7 +214,7 @@ def delta_cnn(
     clips = ClipDataset(paths, length=CONTEXT + config.unroll, options=source)
     clips.require_actions("a world model of real actions")
     tests = ClipDataset(paths, length=CONTEXT + max(HORIZONS), split="validation", options=source)
-    windows, _ = held_out_windows(tests.episodes, held_out)
+    windows, trajectories = held_out_windows(tests.episodes, held_out)
     model = train(clips, config)
     sizes = {"action_dim": clips.action_dim, "channels": config.channels, "depth": config.depth}
     seen = {name: getattr(clips, name) for name in ("render_profile", "frame_skip", "height", "width")}
@@ -223,7 +223,7 @@ def delta_cnn(
     held, learned = held_actions(windows), world(out)
     futures = {"delta CNN": imagined(learned, windows, held)}
     futures["delta CNN, shuffled"] = imagined(learned, windows, held.roll(1, dims=0))
-    write_held_out(windows, futures, held_out, out)
+    write_held_out(windows, futures, trajectories, held_out, out)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 from colaworld.adapters.system import ColaSystem
 from colaworld.envs.demos import ClipDataset, starter_path
 from colaworld.experiments import evaluation as script
-from colaworld.experiments.evaluation import Evaluation, EvaluationConfig, windows_of
+from colaworld.experiments.evaluation import Evaluation, EvaluationConfig
 from colaworld.experiments.held_out import HeldOutConfig, held_out_windows
 from colaworld.experiments.presets import PRESETS, build
 from colaworld.experiments.video_metrics import VideoMetricsConfig
@@ -36,8 +36,7 @@ def test_windows_are_those_of_every_evaluation_and_know_their_trajectory(tmp_pat
     fake_recording(tmp_path / "data.hdf5", [1, 2, 3, 4, 5, 7, 17, 27], frames=16, size=32)
     episodes = ClipDataset([tmp_path / "data.hdf5"], length=12, split="validation").episodes
     config = HeldOutConfig(clips=7, strips=0, seed=3)
-    found, names = windows_of(episodes, config)
-    assert torch.equal(found.frames, held_out_windows(episodes, config)[0].frames)
+    found, names = held_out_windows(episodes, config)
     for frames, name in zip(found.frames.numpy(), names, strict=True):
         episode = next(each for each in episodes if name == f"{each.scene}/{each.demo}/{each.seed}")
         assert any(np.array_equal(frames, episode.clip(start, 12).frames) for start in range(5))
@@ -67,5 +66,5 @@ def test_codes_are_transferred_between_trajectories(
 def test_every_window_of_the_starter_data_is_a_trajectory_of_its_own():
     """So nothing changes there for what is asked of trajectories."""
     held_out = ClipDataset([starter_path()], length=12, split="validation")
-    _, names = windows_of(held_out.episodes, HeldOutConfig())
+    _, names = held_out_windows(held_out.episodes, HeldOutConfig())
     assert len(set(names)) == len(names) == 64

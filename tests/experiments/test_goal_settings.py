@@ -84,6 +84,8 @@ def test_a_folder_from_before_there_were_other_searches_is_still_its_own() -> No
         ({}, {"compile": True}),
         ({}, {"common_noise": False}),
         ({}, {"adapter_snap": True}),
+        ({}, {"execute": "mean"}),
+        ({"planner": "icem"}, {"execute": "mean"}),
         ({"adapter_snap": True}, {"adapter_snap": False}),
         ({}, {"objective": "progress"}),
         ({"objective": "sum"}, {"progress_weight": 1.0}),

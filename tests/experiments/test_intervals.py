@@ -8,6 +8,7 @@ from scipy.stats import binom
 
 from colaworld.experiments.intervals import (
     bootstrap_mean,
+    bootstrap_ratio,
     exact_mcnemar,
     mcnemar_power,
     paired_difference,
@@ -141,3 +142,24 @@ def test_instances_needed_have_the_power_of_sign_flips_and_half_as_many_do_not()
     found = [float(np.mean(each)) for each in tries.values()]
     assert 0.7 < found[0] < 0.9 and found[1] < 0.65
     assert instances_needed([0.5, -0.5]) is None and instances_needed([1.0] * 9) == 6
+
+
+def test_a_ratio_has_an_interval_of_its_own() -> None:
+    rng = np.random.default_rng(0)
+    below = rng.uniform(1.0, 9.0, 200)
+    above = 0.5 * below + rng.normal(0.0, 0.1, 200)
+    found = bootstrap_ratio(above, below)
+    assert found.estimate == pytest.approx(above.mean() / below.mean()) and found.low < 0.5 < found.high
+    assert found.high - found.low < 0.2 * (bootstrap_mean(above).high - bootstrap_mean(above).low) / below.mean()
+    covered = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        below = rng.uniform(1.0, 3.0, 30)
+        each = bootstrap_ratio(0.5 * below + rng.normal(0.0, 0.3, 30), below, resamples=500)
+        covered += each.low <= 0.5 <= each.high
+    assert 0.88 <= covered / 200 <= 0.99
+    exact = bootstrap_ratio(0.5 * below, below)
+    assert (exact.low, exact.high) == (exact.estimate, exact.estimate) == (0.5, 0.5)
+    for a, b in (([1.0], [1.0]), ([1.0, 2.0], [1.0, 0.0]), ([1.0, 2.0], [1.0])):
+        with pytest.raises(ValueError, match="a ratio's interval needs"):
+            bootstrap_ratio(a, b)

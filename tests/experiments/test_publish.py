@@ -40,7 +40,7 @@ def run(tmp_path, fake_recording) -> Path:
     save_goal_model(folder / "goal_models", "progress", progress, {"data": ["/secret/x"]}, codec_digest(made.codec))
     truth = torch.rand(3, 12, 3, 16, 16)
     (folder / "held_out").mkdir()
-    report = compare(truth, {"adapter": (truth + 0.1).clamp(0, 1), "adapter, shuffled": (truth + 0.2).clamp(0, 1)})
+    report = compare(truth, {"adapter": (truth + 0.1).clamp(0, 1), "adapter, shuffled": (truth + 0.2).clamp(0, 1)}, range(len(truth)))
     (folder / "held_out" / "held_out.json").write_text(json.dumps({"clips": 3, "seed": 0, **report}))
     (folder / "held_out" / "strip_0.png").write_bytes(b"a picture")
     (folder / "metrics.jsonl").write_text("")

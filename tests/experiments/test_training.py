@@ -358,7 +358,7 @@ def test_held_out_errors_against_known_answers():
     half = truth.clone()
     half[:, 2:, :, :2] = 0.5
     copied = torch.zeros_like(truth)
-    report = compare(truth, {"half": half, "half, shuffled": copied})
+    report = compare(truth, {"half": half, "half, shuffled": copied}, "abcd")
     for row in report["rows"]:
         assert row["error"] == pytest.approx(0.25 if row["variant"] == "half" else 1.0)
         assert row["reduction"] == pytest.approx(0.75 if row["variant"] == "half" else 0.0)
