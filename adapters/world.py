@@ -98,8 +98,11 @@ class ColaWorld:
                 f"{len(actions)}"
             )
         latents = self.encode(frames[-CONTEXT_FRAMES:])[None]
-        chunks = self._chunks(actions[None, -(CONTEXT_FRAMES - 1) :])
-        return self.imagination.start(latents, self.latent_actions(chunks, latents))
+        return self.imagination.start(latents, self._led(actions[None, -(CONTEXT_FRAMES - 1) :], latents))
+
+    def _led(self, actions: Tensor, latents: Tensor) -> Tensor:
+        """The latent actions ``(1, N, D)`` that led through the context ``latents (1, N + 1, C, h, w)``."""
+        return self.latent_actions(self._chunks(actions), latents)
 
     def imagine(self, state: Imagined, actions: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """``(S, H, A) -> (S, H, C, h, w)``, in chunks that fit the engine's memory budget (one, where gradients pass).
@@ -228,7 +231,8 @@ class ColaWorld:
 
 
 class ColaCodeWorld(ColaWorld):
-    """The system driven by codes: an "action" is the code indices of one latent action, int64 ``(tokens,)``.
+    """The system driven by codes: an "action" is the code indices of one latent action, int64 ``(tokens,)``. Those that
+    led to a start are read off its frames: what was planned need not be what happened.
 
     ValueError when the bottleneck is continuous, and for indices beyond the codebook.
     """
@@ -253,6 +257,10 @@ class ColaCodeWorld(ColaWorld):
     def latent_actions(self, actions: Tensor, context: Tensor) -> Tensor:
         """Codes ``(B, N, tokens) -> (B, N, D)``; the frames between which they lead do not matter."""
         return self.system.bottleneck.from_indices(actions)
+
+    def _led(self, actions: Tensor, latents: Tensor) -> Tensor:
+        self._chunks(actions)  # what they are is not read, but codes they must be
+        return self.model.latent_actions(latents).latents
 
     def adapted(self, chunks: Tensor) -> NextAction:
         """The next-action callable of codes ``(S, H, tokens)``."""

@@ -21,6 +21,7 @@ from colaworld.experiments.intervals import (
     sign_flip_test,
     wilson,
 )
+from colaworld.experiments.report import MCNEMAR, SIGN_FLIPS
 
 CONFIDENCE = 0.95
 ALPHA = 0.05
@@ -106,7 +107,7 @@ def compare_pairs(category: str, pairs: Sequence[Pair]) -> Comparison:
         rate_b=wilson(float((mean @ b).sum()), count, CONFIDENCE),
         difference=paired_difference(only_a, only_b, count, CONFIDENCE),
         p_value=sign_flip_test(lead) if clustered else outcomes.p_value,
-        test="sign flips of instances" if clustered else "exact McNemar",
+        test=SIGN_FLIPS if clustered else MCNEMAR,
         needed=pairs_needed(only_a / count, only_b / count, alpha=ALPHA, power=POWER, most=MOST)
         if np.allclose(lead, lead.round())  # seeds agree: the test is McNemar's then
         else instances_needed(lead, alpha=ALPHA, power=POWER, most=MOST),

@@ -70,9 +70,11 @@ def _rank_correlation(record: Mapping[str, Any], name: str, future: str, outcome
 
 
 def _choice(records: Sequence[Mapping[str, Any]], name: str, future: str, outcome: str) -> dict[str, float]:
-    """Means over instances, metres: what the cheapest plan came to, and the mean and the best of all plans."""
+    """Means over instances, metres: what the cheapest plan (all that cost the least) came to, and the mean and the best
+    of all plans."""
     found = [np.array(each["outcomes"][outcome]) for each in records]
-    cheapest = [values[_costs(each, name, future).argmin()] for each, values in zip(records, found, strict=True)]
+    costs = [_costs(each, name, future) for each in records]
+    cheapest = [values[each == each.min()].mean() for each, values in zip(costs, found, strict=True)]
     return {
         "chosen": float(np.mean(cheapest)),
         "mean": float(np.mean([values.mean() for values in found])),

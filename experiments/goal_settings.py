@@ -5,7 +5,7 @@ proposals in ``goal_proposals``.
 
 Defaults are those of the first table in the README. VP2's own numbers: ``--planner mppi --samples 200 --iterations 1
 --horizon 10 --gamma 0.05 --no-normalise --objective pixel --blur 0``, or ``--planner cem --samples 200 --iterations 3
---elite-fraction 0.05 --horizon 10 --objective pixel --blur 0``.
+--elite-fraction 0.05 --horizon 10 --objective pixel --blur 0`` (``planning/cem.py`` says how its CEM differs).
 """
 
 import math

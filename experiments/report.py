@@ -14,8 +14,9 @@ from einops import rearrange, repeat
 from PIL import Image, ImageDraw, ImageFont
 
 from colaworld.experiments.goal_episode import Footage
-from colaworld.experiments.intervals import exact_mcnemar, wilson
+from colaworld.experiments.intervals import exact_mcnemar, sign_flip_test, wilson
 
+MCNEMAR, SIGN_FLIPS = "exact McNemar", "sign flips of instances"
 BLANK = 40
 """Grey of a place where there is nothing to show."""
 MARGIN = 92
@@ -105,21 +106,21 @@ def write_pictures(footage: Footage, folder: Path, name: str, *, title: str, fps
 
 
 def success_table(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One entry for each category (then ``all``) and row: counts, rate with its Wilson 95 % interval, median seconds
-    per plan.
+    """One entry for each category (then ``all``) and row: counts of episodes, rate with its Wilson 95 % interval over
+    goal instances (whose seeds are averaged first: they share what makes a goal hard), median seconds per plan.
     """
     table = []
     for category, chosen in by_category(records).items():
         for row in dict.fromkeys(record["row"] for record in chosen):
             episodes = [record for record in chosen if record["row"] == row]
-            successes = sum(record["success"] for record in episodes)
-            interval = wilson(successes, len(episodes))
+            reached = _by_instance((record["instance"], record["success"]) for record in episodes)
+            interval = wilson(sum(reached), len(reached))
             plan_seconds = [seconds for record in episodes for seconds in record["plan_seconds"]]
             table.append(
                 {
                     "category": category,
                     "row": row,
-                    "successes": successes,
+                    "successes": sum(record["success"] for record in episodes),
                     "episodes": len(episodes),
                     "rate": interval.estimate,
                     "wilson_low": interval.low,
@@ -133,8 +134,8 @@ def success_table(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def paired_tests(records: Sequence[Mapping[str, Any]], first: str, second: str) -> list[dict[str, Any]]:
-    """Exact McNemar of rows ``first`` against ``second`` on the episodes both have finished, for each category and
-    ``all``.
+    """Rows ``first`` against ``second`` on the episodes both have finished, for each category and ``all``: exact
+    McNemar; where instances have several seeds, sign flips of the instances' mean differences. Counts are of episodes.
     """
     tests = []
     for category, chosen in by_category(records).items():
@@ -145,8 +146,20 @@ def paired_tests(records: Sequence[Mapping[str, Any]], first: str, second: str) 
         shared = sorted(outcomes[first].keys() & outcomes[second].keys())
         if shared:
             test = exact_mcnemar([outcomes[first][key] for key in shared], [outcomes[second][key] for key in shared])
-            tests.append({"category": category, "first": first, "second": second, **test.as_dict()})
+            told = {"category": category, "first": first, "second": second, **test.as_dict(), "test": MCNEMAR}
+            leads = _by_instance((key[0], outcomes[first][key] - outcomes[second][key]) for key in shared)
+            if len(leads) < len(shared):
+                told |= {"test": SIGN_FLIPS, "p_value": sign_flip_test(leads)}
+            tests.append(told)
     return tests
+
+
+def _by_instance(values: Iterable[tuple[int, float]]) -> list[float]:
+    """Means of (instance, value) over each instance."""
+    groups: dict[int, list[float]] = {}
+    for instance, value in values:
+        groups.setdefault(instance, []).append(value)
+    return [sum(group) / len(group) for group in groups.values()]
 
 
 def by_category(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
@@ -173,7 +186,7 @@ def format_results(table: Iterable[Mapping[str, Any]], tests: Iterable[Mapping[s
         for entry in table
     ]
     sentences = [
-        f"{test['category']}: {test['first']} against {test['second']}, exact McNemar p = {test['p_value']:.3g} "
+        f"{test['category']}: {test['first']} against {test['second']}, {test.get('test', MCNEMAR)} p = {test['p_value']:.3g} "
         f"({test['only_first']} won only by {test['first']}, {test['only_second']} only by {test['second']})"
         for test in tests
     ]

@@ -112,7 +112,8 @@ def page(summary: Mapping[str, Any], study: Study, *, pictures: Sequence[str]) -
         "On the same episodes. Of one training the test is exact McNemar; of several a goal's trainings are averaged "
         "first and the test flips signs of goals. *Needed*: goals at which it would find such a difference with 80 % "
         "chance, of several trainings by the normal approximation. What another training would give is told by none of "
-        "these tests: they are of the goals.",
+        "these tests: they are of the goals. The random policy's row is low by choice too: a goal is in the manifest only "
+        "if ten of its draws fail there (`experiments/goal_instances.py`); the inverse model is the fairer floor.",
         "",
         *_table(
             (

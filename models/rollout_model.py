@@ -12,7 +12,6 @@ Shapes: codec latents ``(B, T, C, h, w)``, latent actions ``(B, T - 1, D)``.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from torch.nn import functional as F
 from colaworld.models.cola import CONTEXT_FRAMES, ColaModel
 from colaworld.models.goal_distance import GoalDistance
 from colaworld.models.imagination import Imagination, given
-from colaworld.models.share import Chance, draw
+from colaworld.models.share import Chance, Share
 
 UNIT, BETA = 0.1, 0.2
 """Misreadings count in units of 10 cm, whatever the recordings' spread, and squared below 2 cm."""
@@ -92,7 +91,8 @@ class RolloutModel(ColaModel):
         if latents.shape[1] < count:
             raise ValueError(f"clips of {latents.shape[1]} frames are too short for {count}: context and rollout")
         places = latents.shape[1] - count + 1
-        first = int(draw(partial(torch.randint, places), (1, 1), generator, latents.device)[0, 0])
+        whole = generator.generator if isinstance(generator, Share) else generator  # one window for all parts
+        first = int(torch.randint(places, (1,), generator=whole, device=latents.device))
         clip, between = latents[:, first : first + count], slice(first, first + count - 1)
         losses = self.rollout_losses(clip, actions[:, between])
         if dropped is None:

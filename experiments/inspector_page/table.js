@@ -120,7 +120,7 @@ function successTable(table, entries, categories) {
 
 function pairedTests(tests, categories) {
   return tests.filter((test) => categories.includes(test.category)).map((test) => make("p", { textContent:
-    `${test.category}: ${test.first} against ${test.second}, exact McNemar p = ${Number(test.p_value.toPrecision(3))} ` +
+    `${test.category}: ${test.first} against ${test.second}, ${test.test} p = ${Number(test.p_value.toPrecision(3))} ` +
     `(${test.only_first} won only by ${test.first}, ${test.only_second} only by ${test.second})` }));
 }
 

@@ -42,6 +42,16 @@ def test_the_codes_of_an_action_imagine_what_the_action_does(system):
     assert (other - coded.imagine(start, codes)).abs().max() > 1e-3
 
 
+def test_what_led_to_a_start_is_read_off_its_frames(system):
+    coded = ColaWorld(system).by_codes()
+    seen = frames()
+    read = system.model().eval().latent_actions(coded.encode(seen)[None]).indices[0]
+    wrong = (read + 3) % 8
+    for given in (read, wrong):
+        start = coded.start(seen, given)
+        torch.testing.assert_close(start.actions, system.bottleneck.from_indices(read[None]))
+
+
 def test_wrong_codes_are_named(system):
     coded = ColaWorld(system).by_codes()
     with pytest.raises(ValueError, match="2 indices of 0..7"):

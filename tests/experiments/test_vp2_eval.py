@@ -20,6 +20,7 @@ from colaworld.experiments.goal_objectives import make_objective
 from colaworld.experiments.goal_settings import EvalConfig, LiberoPrior, make_planner
 from colaworld.experiments.goal_tasks import choose
 from colaworld.experiments.planning_world import LoadedWorld
+from colaworld.experiments.report import format_results, paired_tests, success_table
 from colaworld.experiments.goal_search import make_mpc
 from colaworld.experiments.vp2_eval import evaluate
 from colaworld.planning.cem import CEM
@@ -95,7 +96,31 @@ def test_the_summary_follows_from_the_lines(spot_tasks, spot_world, tmp_path, ca
     assert summary["settings"]["planner"]["checkpoint"] == "weights"
     assert summary["versions"]["torch"].startswith(torch.__version__.split("+")[0])
     printed = capsys.readouterr().out
-    assert "planner (cem)" in printed and "McNemar" in printed and str(path) in printed
+    assert "planner (cem)" in printed and "sign flips of instances p" in printed and str(path) in printed
+
+
+def test_seeds_of_one_goal_count_as_one() -> None:
+    """Three seeds that agree tell no more of the goals than one of them."""
+    reached = {"planner": [number % 3 == 0 for number in range(60)], "random": [number % 12 == 1 for number in range(60)]}
+    once, thrice = (
+        [
+            {"row": row, "instance": number, "seed": seed, "category": "reach", "success": success}
+            | {"plan_seconds": [], "start_distance": 1.0, "best_distance": 0.5}
+            for row, all_reached in reached.items()
+            for number, success in enumerate(all_reached)
+            for seed in range(seeds)
+        ]
+        for seeds in (1, 3)
+    )
+    one, three = (success_table(records)[0] for records in (once, thrice))
+    assert (one["successes"], one["episodes"], three["successes"], three["episodes"]) == (20, 60, 60, 180)
+    assert [one[name] for name in ("rate", "wilson_low", "wilson_high")] == [
+        three[name] for name in ("rate", "wilson_low", "wilson_high")
+    ]
+    ((alone,), (several,)) = (paired_tests(records, "planner", "random") for records in (once, thrice))
+    assert alone["test"] == "exact McNemar" and several["test"] == "sign flips of instances"
+    assert several["p_value"] == pytest.approx(alone["p_value"], abs=2e-3) and alone["p_value"] > 1e-4
+    assert "exact McNemar p" in format_results([one], [alone], "cem")
 
 
 def test_a_line_says_what_happened(spot_tasks, spot_world, tmp_path) -> None:
