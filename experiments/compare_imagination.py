@@ -19,7 +19,7 @@ import tyro
 
 from colaworld.experiments import cli
 from colaworld.experiments.episode_log import write_json
-from colaworld.experiments.intervals import Interval, bootstrap_mean
+from colaworld.experiments.intervals import Interval, bootstrap_mean, bootstrap_ratio
 from colaworld.experiments.report import aligned
 
 SOURCES = {"idm": "inverse dynamics' codes", "adapter": "real actions, adapter", "adapter_codes": "the same, snapped"}
@@ -31,7 +31,8 @@ def compare_imagination(
     b: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="B")],
     json: Path | None = None,
 ) -> None:
-    """Print means and paired differences, with BCa bootstrap intervals over the clips.
+    """Print means and paired differences, with BCa bootstrap intervals over the clips (of shares of the copy's error: of
+    the ratio).
 
     Args:
         a: run folder, or evaluation.json.
@@ -71,19 +72,19 @@ def compared(a: Mapping[str, Any], b: Mapping[str, Any], whose: str) -> list[dic
     for source in SOURCES:
         if a.get(source) is None or b.get(source) is None:
             continue
-        errors = [
-            np.array(side[source]["next_frame_error"]) / np.mean(side["copy"]["next_frame_error"]) for side in (a, b)
-        ]
-        rows.append(_row(source, "error one step ahead, of the copy's", *errors))
+        errors = [np.array(side[source]["next_frame_error"]) for side in (a, b)]
+        copy = np.array(a["copy"]["next_frame_error"])
+        difference = bootstrap_ratio(errors[0] - errors[1], copy)
+        rows.append(_row(source, "error one step ahead, of the copy's", *(each / copy.mean() for each in errors), difference))
         for horizon in a[source]["video"]:
             psnr = [np.array(side[source]["video"][horizon]["psnr"]) for side in (a, b)]
-            rows.append(_row(source, f"PSNR {horizon} ahead, dB", *psnr))
+            rows.append(_row(source, f"PSNR {horizon} ahead, dB", *psnr, bootstrap_mean(psnr[0] - psnr[1])))
     return rows
 
 
-def _row(source: str, measure: str, a: np.ndarray, b: np.ndarray) -> dict[str, Any]:
+def _row(source: str, measure: str, a: np.ndarray, b: np.ndarray, difference: Interval) -> dict[str, Any]:
     means = {"a": float(a.mean()), "b": float(b.mean())}
-    return {"source": source, "measure": measure, **means, "difference": asdict(bootstrap_mean(a - b))}
+    return {"source": source, "measure": measure, **means, "difference": asdict(difference)}
 
 
 def _line(row: Mapping[str, Any]) -> tuple[str, ...]:
