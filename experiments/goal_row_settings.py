@@ -74,7 +74,8 @@ def search_settings(config: EvalConfig) -> dict[str, Any]:
     if config.final_steps is not None:
         settings |= {"final_steps": config.final_steps}
     if config.planner == "codes":
-        return {**settings, "code_smoothing": config.code_smoothing}
+        # "read": off the frames before a plan; older folders took the codes that were planned there
+        return {**settings, "code_smoothing": config.code_smoothing, "codes_before": "read"}
     prior = search_prior(config)
     if prior.exponent:
         settings |= {"noise_exponent": prior.exponent}

@@ -109,8 +109,8 @@ class EvalConfig:
     elite_fraction: float = 0.25
     """Share of the candidates that CEM, iCEM and codes refit to (VP2: 0.05)."""
     execute: Literal["best", "mean"] = "best"
-    """What CEM, iCEM and codes execute: the best candidate (VP2's), or the mean that the elites were refitted to, which
-    owes less to a world model's errors. MPPI executes its mean."""
+    """What CEM, iCEM and codes execute: the best candidate (VP2's), or the middle of the distribution that was refitted
+    to the elites, which owes less to a world model's errors. MPPI always executes its mean."""
     keep_elites: float = 0.3
     """Share of iCEM's elites that are candidates again, in the next iteration and, shifted, in the next plan."""
     shrink_population: float = 0.8
@@ -248,6 +248,8 @@ class EvalConfig:
             raise ValueError("--gripper sign is of real actions: --planner codes has no gripper")
         if self.planner == "codes" and self.propose == "policy":
             raise ValueError("--propose policy is of real actions, --planner codes searches codes: use idm or nearest")
+        if self.execute == "mean" and self.planner not in ("cem", "icem", "mppi", "codes"):
+            raise ValueError(f"--execute mean is of cem, icem and codes, not of {self.planner}")
         if self.planner == "codes" and self.adapter_snap is not None:
             raise ValueError("--adapter-snap is of real actions: --planner codes has no adapter")
         if self.proposal_data and self.propose != "nearest":

@@ -151,7 +151,11 @@ def paired_difference(only_first: float, only_second: float, pairs: int, confide
     )
 
 
-def sign_flip_test(differences: Sequence[float] | np.ndarray, *, resamples: int = 99_999, seed: int = 0) -> float:
+RESAMPLES = 99_999
+"""Sign patterns that a test by sign flips draws where there are more."""
+
+
+def sign_flip_test(differences: Sequence[float] | np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -> float:
     """Two-sided p value that ``differences (n,)`` scatter around zero: their sum against sums with signs at random.
 
     One difference for each independent unit; of differences -1, 0, 1 it is the exact McNemar test. All sign patterns

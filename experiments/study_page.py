@@ -4,14 +4,16 @@ the lines of its episodes and its settings, which ``compare.py`` reads.
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from colaworld.envs.whole_file import whole_file
 from colaworld.experiments.episode_log import read_lines, write_json, write_text
-from colaworld.experiments.reproduce_store import PREFIX, rounded
-from colaworld.experiments.study_plots import LOOKS, PICTURES, SHOWN
+from colaworld.experiments.intervals import RESAMPLES
+from colaworld.experiments.report import SIGN_FLIPS
+from colaworld.experiments.reproduce_store import rounded
+from colaworld.experiments.study_plots import PICTURES, SHOWN, thinned
 from colaworld.experiments.study_results import (
     BASE,
     CEILING,
@@ -28,21 +30,29 @@ from colaworld.experiments.study_results import (
 )
 
 DIGITS = 5
+LEAST_P = 2.0 / (RESAMPLES + 1) * 1.001
+"""The two-sided p that drawn sign patterns cannot fall below."""
+ANSWERS = {
+    "psnr_10_drop": "snapped to codes",
+    "psnr_10_drop_unsnapped": "as plans use them",
+    "psnr_10_drop_from_before": "snapped, from the codes before the adapter stage",
+}
 MODEL_COLUMNS = {
     "psnr_1_copy": "PSNR at 1, copying the last frame",
-    "psnr_1_learned": "IDM's codes, before the adapter",
+    "psnr_1_learned": "before the adapter",
     "psnr_10_copy": "PSNR at 10, copying",
-    "psnr_10_learned": "IDM's codes, before the adapter",
-    "psnr_10_idm": "after it",
+    "psnr_10_learned": "before the adapter",
+    "psnr_10_idm": "IDM's codes after it",
     "psnr_10_snapped_adapter": "real actions, snapped",
     "psnr_10_drop": "drop",
     "psnr_10_adapter": "real actions, as plans use them",
     "ssim_10_copy": "SSIM at 10, copying",
-    "ssim_10_learned": "IDM's codes, before the adapter",
+    "ssim_10_learned": "before the adapter",
     "ssim_10_adapter": "real actions, as plans use them",
     "frechet_10_idm": "Fréchet at 10, IDM's codes",
     "frechet_10_snapped_adapter": "real actions, snapped",
     "frechet_10_drop": "drop",
+    "frechet_10_adapter": "real actions, as plans use them",
     "utilisation_idm": "utilisation, IDM",
     "utilisation_adapter": "adapter",
     "max_usage_idm": "max-usage, IDM",
@@ -60,10 +70,10 @@ def write_study(study: Study, folder: Path, commands: Sequence[str], finished: S
     folder.mkdir(parents=True, exist_ok=True)
     whole = summary_of(study, commands) | {"finished": list(finished)}
     summary = rounded(whole, DIGITS) | {"settings": whole["settings"]}  # with which a play goes on, or is refused
-    for path in {side.path for side in study.plays.values()}:
-        kept = [json.dumps(rounded(record, DIGITS)) for record in read_lines(path / "episodes.jsonl")[0].values()]
+    for path, known in _known(study).items():
+        kept = [json.dumps(rounded(record, DIGITS)) for record in _lines(path, known)]
         write_text(folder / f"{path.name}_episodes.jsonl", "".join(f"{line}\n" for line in kept))
-        if (path / "summary.json").is_file():
+        if _summed_up(path, known):
             with whole_file(folder / f"{path.name}_summary.json") as partial:
                 shutil.copyfile(path / "summary.json", partial)
     for (recipe, seed), evaluation in study.evaluations.items():
@@ -80,13 +90,34 @@ def write_study(study: Study, folder: Path, commands: Sequence[str], finished: S
     return path
 
 
+def _known(study: Study) -> dict[Path, set[tuple[str, int, int]]]:
+    """By folder the episodes that the tables are of, (row, instance, seed); meanwhile more may have been played."""
+    found: dict[Path, set[tuple[str, int, int]]] = {}
+    for side in study.plays.values():
+        found.setdefault(side.path, set()).update((side.row, *key) for key in side.episodes)
+    return found
+
+
+def _lines(path: Path, known: Collection[tuple[str, int, int]]) -> list[dict[str, Any]]:
+    lines = read_lines(path / "episodes.jsonl")[0].values()
+    return [line for line in lines if (line["row"], line["instance"], line["seed"]) in known]
+
+
+def _summed_up(path: Path, known: Collection[tuple[str, int, int]]) -> bool:
+    """Whether a play has a summary, and one of these episodes: not of those that were there before it went on."""
+    if not (path / "summary.json").is_file():
+        return False
+    table = json.loads((path / "summary.json").read_text())["table"]
+    return sum(entry["episodes"] for entry in table if entry["category"] != "all") == len(known)
+
+
 def _stale(study: Study, folder: Path) -> Iterator[Path]:
     """What lies under this study's names and is not of it: another study's, which had got further."""
-    played = {side.path.name: side.path for side in study.plays.values()}
+    played = {path.name: _summed_up(path, known) for path, known in _known(study).items()}
     for name in (FLOORS, SIMULATOR, CEILING, *(f"{each}-{planner}" for each in study.names for planner in PLANNERS)):
         if name not in played:
             yield folder / f"{name}_episodes.jsonl"
-        if name not in played or not (played[name] / "summary.json").is_file():
+        if not played.get(name):
             yield folder / f"{name}_summary.json"
     judged = {f"{recipe}-s{seed}" for recipe, seed in study.evaluations}
     yield from (folder / f"{name}_{EVALUATION}" for name in study.names if name not in judged)
@@ -135,7 +166,9 @@ def page(summary: Mapping[str, Any], study: Study, *, pictures: Sequence[str]) -
         "Reachable is what the simulator reached as world model, with the state's own distance as cost. The share is a "
         f"ratio of rates over the same goals; the bar, {100 * summary['bar']:.1f} %, is met where the whole interval lies "
         "above it, missed where it lies below. All is of CEM. The row `ceiling` is the simulator with the planners' own "
-        "cost: what it misses is the cost's doing, what the others miss of it the model's.",
+        "cost: what it misses of what is reachable is the cost's doing, what the others miss of it the model's, or that of "
+        "what else differs: the simulator searches with the settings that the manifest was frozen with (its "
+        "`yardstick`), and acts from the first step on.",
         "",
         *_shares(summary["reachable"], "reachable"),
         "### Of the ceiling",
@@ -152,7 +185,8 @@ def page(summary: Mapping[str, Any], study: Study, *, pictures: Sequence[str]) -
             ],
             none="Has not been evaluated.",
         ),
-        "What the adapter costs against what it costs `" + first + "`: how much more PSNR ten steps on is lost from the "
+        "Before the adapter the IDM's codes drive it, or real actions where there are none. The Fréchet distance is on the "
+        "features that each `*_evaluation.json` names. What the adapter costs against what it costs `" + first + "`: how much more PSNR ten steps on is lost from the "
         "IDM's codes to the adapter's answers, trainings averaged, over clips (above 0: `" + first + "` loses less).",
         "",
         *_table(
@@ -160,7 +194,7 @@ def page(summary: Mapping[str, Any], study: Study, *, pictures: Sequence[str]) -
             [
                 (
                     each["second"],
-                    "as plans use them" if each["measure"].endswith("unsnapped") else "snapped to codes",
+                    ANSWERS[each["measure"]],
                     each["trainings"],
                     each["clips"],
                     "{estimate:.2f} [{low:.2f}, {high:.2f}]".format(**each["more"]),
@@ -170,11 +204,31 @@ def page(summary: Mapping[str, Any], study: Study, *, pictures: Sequence[str]) -
             ],
             none="Has not been measured.",
         ),
+        *_planning_drops(summary["planning_drops"]),
     ]
     for name in pictures:
         lines += [f"![{SHOWN[name]}]({name})", ""]
-    lines += ["## Commands", "", "```sh", *summary["commands"], "```", ""]
+    lines += ["## Commands", "", "`experiments/study.py` runs those of them that are missing.", "", "```sh", *summary["commands"], "```", ""]
     return "\n".join(lines)
+
+
+def _planning_drops(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not found:
+        return []
+    first = found[0]["first"]
+    body = [
+        (
+            each["second"],
+            each["goals"],
+            _percent(each["lost_first"]),
+            _percent(each["lost_second"]),
+            _interval(each["more"], sign="+"),
+            each["verdict"],
+        )
+        for each in found
+    ]
+    header = ("recipe", "goals", f"lost by `{first}`", "lost by the recipe", "more lost", f"`{first}` loses less")
+    return ["The same in goals that CEM reaches with answers as they are and not with answers snapped to codes, net.", "", *_table(header, body)]
 
 
 def _correlations(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -305,7 +359,7 @@ def _compared(each: Mapping[str, Any]) -> tuple[Any, ...]:
         f"{each['only_first']:g}",
         f"{each['only_second']:g}",
         _interval(each["difference"], sign="+"),
-        f"{each['p_value']:.2g}",
+        f"{each['p_value']:.2g}" if each["test"] != SIGN_FLIPS or each["p_value"] > LEAST_P else f"<= {each['p_value']:.2g}",
         verdict,
     )
 
@@ -332,20 +386,3 @@ def _interval(value: Mapping[str, float] | None, sign: str = "") -> str:
         return "-"
     estimate, low, high = (f"{round(100 * value[name]) + 0:{sign}d}" for name in ("estimate", "low", "high"))
     return f"{estimate} % [{low}, {high}]"
-
-
-def thinned(path: Path) -> list[dict[str, Any]]:
-    """Of a training's log what was watched on held-out clips, and at most ``LOOKS`` losses a stage."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    stages: dict[str, list[dict[str, Any]]] = {}
-    for line in lines:
-        if "loss" in line and not any(key.startswith(PREFIX) for key in line):
-            stages.setdefault(line["stage"], []).append(line)
-    losses = [line for found in stages.values() for line in found[:: max(1, len(found) // LOOKS)]]
-    chosen = {id(line) for line in losses}
-    told = ("stage", "step", "total_step", "loss")
-    return [
-        {key: line[key] for key in told if key in line} if id(line) in chosen else line
-        for line in lines
-        if id(line) in chosen or any(key.startswith(PREFIX) for key in line)
-    ]

@@ -1,8 +1,9 @@
-"""A study's pictures: what was watched on held-out clips, and every training's losses."""
+"""A study's pictures: what was watched on held-out clips, and every training's losses; and the lines of logs behind them."""
 
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from colaworld.envs.whole_file import whole_file
 from colaworld.experiments.reproduce_measures import COLLAPSE
 from colaworld.experiments.reproduce_plots import worst_curve
-from colaworld.experiments.reproduce_store import read_curves
+from colaworld.experiments.reproduce_store import PREFIX, read_curves
 from colaworld.experiments.study_results import BASE, CODEC, Study, rollouts_of
 
 matplotlib.use("Agg")
@@ -102,6 +103,23 @@ def _losses(path: Path) -> dict[str, list[tuple[float, float]]]:
         if "loss" in line:
             stages.setdefault(line["stage"], []).append((line["total_step"], line["loss"]))
     return {stage: points[:: max(1, len(points) // LOOKS)] for stage, points in stages.items()}
+
+
+def thinned(path: Path) -> list[dict[str, Any]]:
+    """Of a training's log what was watched on held-out clips, and at most ``LOOKS`` losses a stage."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    stages: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        if "loss" in line and not any(key.startswith(PREFIX) for key in line):
+            stages.setdefault(line["stage"], []).append(line)
+    losses = [line for found in stages.values() for line in found[:: max(1, len(found) // LOOKS)]]
+    chosen = {id(line) for line in losses}
+    told = ("stage", "step", "total_step", "loss")
+    return [
+        {key: line[key] for key in told if key in line} if id(line) in chosen else line
+        for line in lines
+        if id(line) in chosen or any(key.startswith(PREFIX) for key in line)
+    ]
 
 
 PICTURES = {"curves.png": draw_curves, "losses.png": draw_losses}

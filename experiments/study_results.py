@@ -21,20 +21,10 @@ from scipy.stats import DegenerateDataWarning, bootstrap
 
 from colaworld.experiments.compare_runs import Pair, Side, pair_up, read_side
 from colaworld.experiments.compare_table import Comparison, comparisons
-from colaworld.experiments.intervals import Interval, wilson
+from colaworld.experiments.intervals import Interval, bootstrap_mean, wilson
 from colaworld.experiments.provenance import distinct, git_revision, versions
 from colaworld.experiments.report import by_category, success_table
-from colaworld.experiments.reproduce_measures import (
-    COLLAPSE,
-    PROBE,
-    PROBE_CONSTANT,
-    Measure,
-    Value,
-    drop,
-    found,
-    health,
-    video,
-)
+from colaworld.experiments.study_measures import drops_of, models_of
 
 SNAPPED = "cem-snapped"
 PLANNERS = ("cem", "mppi", SNAPPED)
@@ -45,34 +35,6 @@ CORRELATIONS, CORRELATION = "correlations", "correlation.json"
 EVALUATION, METRICS = "evaluation.json", "metrics.jsonl"
 BAR = 0.977
 """Of what is reachable: the paper's figure for goal reaching on LIBERO (43 of 44)."""
-
-
-def _copy(metric: str, horizon: int) -> Measure:
-    """Of the last frame of the context, copied."""
-
-    def read(evaluation: Mapping[str, Any]) -> Value:
-        return found(evaluation, "copy", "video", str(horizon), metric)
-
-    return Measure(title=f"{metric} at horizon {horizon}, copying the last frame", read=read)
-
-
-MEASURES: Mapping[str, Measure] = {
-    **{
-        f"{metric}_{horizon}_{source}": video(source, metric, horizon)
-        for metric, horizon in (("psnr", 1), ("psnr", 5), ("psnr", 10), ("ssim", 10), ("frechet", 10))
-        for source in ("learned", "idm", "snapped_adapter")
-    },
-    **{f"{metric}_{steps}_copy": _copy(metric, steps) for metric, steps in (("psnr", 1), ("psnr", 10), ("ssim", 10))},
-    "ssim_10_adapter": video("adapter", "ssim", 10),
-    "psnr_10_adapter": video("adapter", "psnr", 10),
-    "psnr_10_drop": drop("psnr", 10, "snapped_adapter"),
-    "frechet_10_drop": drop("frechet", 10, "snapped_adapter"),
-    "psnr_10_drop_unsnapped": drop("psnr", 10, "adapter"),
-    **{f"{name}_{source}": health(source, name) for name in COLLAPSE for source in ("idm", "adapter")},
-    "probe_l1": PROBE,
-    "probe_l1_constant": PROBE_CONSTANT,
-}  # fmt: skip
-"""Of each system, by their names in ``summary.json``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,12 +166,15 @@ def rows_of(study: Study) -> list[dict[str, Any]]:
     ]
 
 
-def pairs_of(study: Study, first: str, second: str, planner: str, seeds: Sequence[int]) -> list[Pair]:
-    """The episodes that both recipes have played, of all ``seeds`` that both were trained with; ``seed`` of a record
-    is the training's. Another row than a recipe has one set of episodes, which stands beside each of the seeds."""
+def pairs_of(
+    study: Study, first: str, second: str, planner: str, seeds: Sequence[int], *, against: str | None = None
+) -> list[Pair]:
+    """The episodes that both recipes have played, of all ``seeds`` that both were trained with, the second with planner
+    ``against`` (None: the same); ``seed`` of a record is the training's. Another row than a recipe has one set of
+    episodes, which stands beside each of the seeds."""
     found = []
     for seed in seeds:
-        sides = [study.play(name, planner, seed) for name in (first, second)]
+        sides = [study.play(first, planner, seed), study.play(second, against or planner, seed)]
         if None not in sides and sides[0].episodes.keys() & sides[1].episodes.keys():
             pairs = pair_up(*sides, shared=True)
             found += [Pair({**a, "seed": seed}, {**b, "seed": seed}) for a, b in pairs]
@@ -217,12 +182,18 @@ def pairs_of(study: Study, first: str, second: str, planner: str, seeds: Sequenc
 
 
 def comparisons_of(study: Study) -> list[dict[str, Any]]:
-    """The recipes with each other, and the first with what plans nothing, by planner: each seed, then (``seed`` None)
-    all of them where there are several, on what all have played. ``trainings``: how many seeds both have."""
+    """The recipes with each other, the first with what plans nothing, and answers snapped to codes with those that are
+    not, by planner: each seed, then (``seed`` None) all of them where there are several, on what all have played.
+    ``trainings``: how many seeds both have."""
     first, lines = study.recipes[0], []
     for planner in PLANNERS:
-        for one, other in (*combinations(study.recipes, 2), (first, "inverse"), (first, "random")):
-            by_seed = {seed: pairs_of(study, one, other, planner, (seed,)) for seed in study.seeds}
+        asked = [(one, other, planner) for one, other in combinations(study.recipes, 2)]
+        asked += [(first, other, planner) for other in ("inverse", "random")]
+        asked += [(recipe, recipe, "cem") for recipe in study.recipes if planner == SNAPPED]
+        for one, other, against in asked:
+            by_seed = {
+                seed: pairs_of(study, one, other, planner, (seed,), against=against) for seed in study.seeds
+            }
             by_seed = {seed: pairs for seed, pairs in by_seed.items() if pairs}
             groups: list[tuple[int | None, list[Pair]]] = list(by_seed.items())
             if len(by_seed) > 1:
@@ -231,7 +202,8 @@ def comparisons_of(study: Study) -> list[dict[str, Any]]:
                 groups += [(None, together)] if together else []
             for seed, pairs in groups:
                 trainings = 1 if seed is not None else len(by_seed)
-                told = {"first": one, "second": other, "planner": planner, "seed": seed, "trainings": trainings}
+                name = other if against == planner else f"{other}, {against}"
+                told = {"first": one, "second": name, "planner": planner, "seed": seed, "trainings": trainings}
                 lines += [told | _said(each) for each in comparisons(pairs)]
     return lines
 
@@ -306,43 +278,25 @@ def _against_bar(share: Interval) -> str:
     return "met" if share.low >= BAR else "missed" if share.high < BAR else "not shown"
 
 
-def drops_of(study: Study, *, seed: int = 0) -> list[dict[str, Any]]:
-    """By how much more PSNR ten steps on each other recipe loses from the IDM's codes to the adapter's answers than the
-    first does (above 0: the first loses less): trainings that both have averaged, a percentile bootstrap over clips;
-    the verdict is on that the first loses less.
-    Once for answers that are snapped to codes, as the paper's, once for those that plans are made with.
+def planning_drops_of(study: Study, *, seed: int = 0) -> list[dict[str, Any]]:
+    """What snapping the adapter's answers to codes costs each other recipe in goals beyond what it costs the first, as a
+    share of goals (above 0: the first loses less): trainings averaged, a BCa bootstrap over goals that all have played.
     """
+    lost: dict[str, dict[int, list[float]]] = {}
+    for recipe in study.recipes:
+        for pair in pairs_of(study, recipe, recipe, "cem", study.seeds, against=SNAPPED):
+            lost.setdefault(recipe, {}).setdefault(pair.a["instance"], []).append(
+                float(pair.a["success"]) - float(pair.b["success"])
+            )
     first, lines = study.recipes[0], []
     for second in study.recipes[1:]:
-        for name in ("psnr_10_drop", "psnr_10_drop_unsnapped"):
-            sides = [
-                [MEASURES[name].read(study.evaluations.get((recipe, each), {})) for each in study.seeds]
-                for recipe in (first, second)
-            ]
-            pairs = [b - a for a, b in zip(*sides, strict=True) if a is not None and b is not None]
-            if pairs:
-                more = np.mean(pairs, axis=0)
-                drawn = bootstrap(
-                    (more,), np.mean, method="percentile", n_resamples=9999, rng=np.random.default_rng(seed), batch=1000
-                ).confidence_interval
-                interval = Interval(estimate=float(more.mean()), low=float(drawn.low), high=float(drawn.high))
-                verdict = "shown" if interval.low > 0 else "the opposite" if interval.high < 0 else "not shown"
-                lines.append(
-                    {"first": first, "second": second, "measure": name, "trainings": len(pairs), "clips": len(more)}
-                    | {"more": asdict(interval), "verdict": verdict}
-                )
-    return lines
-
-
-def models_of(study: Study) -> list[dict[str, Any]]:
-    """What each system's evaluation says, without episodes; None where a recipe has no such thing."""
-    lines = []
-    for (recipe, seed), evaluation in study.evaluations.items():
-        values = {name: measure.read(evaluation) for name, measure in MEASURES.items()}
-        said = {name: None if value is None else float(np.mean(value)) for name, value in values.items()}
-        lines.append(
-            {"recipe": recipe, "seed": seed, "clips": evaluation["clips"], **said, "budget": evaluation["budget"]}
-        )
+        goals = sorted(lost.get(first, {}).keys() & lost.get(second, {}).keys())
+        if len(goals) > 1:
+            mine, other = (np.array([np.mean(lost[recipe][goal]) for goal in goals]) for recipe in (first, second))
+            more = bootstrap_mean(other - mine, seed=seed)
+            verdict = "shown" if more.low > 0 else "the opposite" if more.high < 0 else "not shown"
+            said = {"lost_first": float(mine.mean()), "lost_second": float(other.mean()), "more": asdict(more)}
+            lines.append({"first": first, "second": second, "goals": len(goals), **said, "verdict": verdict})
     return lines
 
 
@@ -363,6 +317,7 @@ def summary_of(study: Study, commands: Sequence[str]) -> dict[str, Any]:
         "of_ceiling": {row: reachable(study, row, of=CEILING) for row in study.recipes},
         "models": models_of(study),
         "drops": drops_of(study),
+        "planning_drops": planning_drops_of(study),
         "correlations": dict(study.correlations),
         "settings": {f"{side.path.name}/{side.row}": dict(side.settings) for side in sides},
         "simulators": distinct(record.get("simulator") for record in records),

@@ -67,7 +67,7 @@ def evaluate(
     models = loaded.goal_models if loaded else None
     config = config.settled(distance=bool(models and models.distance))
     if loaded:
-        config = with_usual_rows(config, loaded)
+        config = as_made(with_usual_rows(config, loaded), loaded)
         check_fits(tasks, loaded)
         check_parts(config, loaded)
     settings = row_settings(config, tasks.identity, *((loaded.checkpoint, loaded.goal_hashes) if loaded else (None,)))
@@ -145,6 +145,14 @@ def with_usual_rows(config: EvalConfig, loaded: LoadedWorld) -> EvalConfig:
         return config
     print("no goal models for this world: the row inverse is left out", flush=True)
     return replace(config, rows=tuple(row for row in USUAL_ROWS if row != "inverse"))
+
+
+def as_made(config: EvalConfig, loaded: LoadedWorld) -> EvalConfig:
+    """Without an ``adapter_snap`` that says what the adapter does anyway: a folder is the same with it and without."""
+    adapter = getattr(loaded.world, "adapter", None)
+    if adapter is None or config.adapter_snap != adapter.config.snap:
+        return config
+    return replace(config, adapter_snap=None)
 
 
 def check_fits(tasks: GoalTasks, loaded: LoadedWorld) -> None:

@@ -12,6 +12,7 @@ from colaworld.adapters.system import load_system, save_system, staged
 from colaworld.envs.demos import ClipDataset
 from colaworld.experiments.goal_costs import learned_costs
 from colaworld.experiments.goal_objectives import make_objective
+from colaworld.experiments.goal_row_settings import row_settings
 from colaworld.experiments.goal_search import make_mpc, make_propose
 from colaworld.experiments.goal_settings import EvalConfig
 from colaworld.experiments.planning_world import LoadedWorld
@@ -109,6 +110,21 @@ def test_answers_are_snapped_to_codes_where_the_flag_says_so(run) -> None:
     assert torch.equal(*found[True]) and not torch.allclose(*found[False])
     made = world.adapter.config.snap
     assert torch.equal(found[None][0], found[made][0])
+
+
+def test_a_folder_is_the_same_with_a_flag_that_says_what_the_adapter_does_anyway(run, spot_tasks, tmp_path) -> None:
+    made = load_system(run / "system").adapter.config.snap
+    first = played(replace(QUICK, run=run), spot_tasks(), tmp_path / "first")
+    again = played(replace(QUICK, run=run, adapter_snap=made), spot_tasks(), tmp_path / "first")
+    assert again == first and "adapter_snap" not in settings(tmp_path / "first")["planner"]
+    with pytest.raises(ValueError, match=f"adapter_snap.*{not made}"):
+        played(replace(QUICK, run=run, adapter_snap=not made), spot_tasks(), tmp_path / "first")
+
+
+def test_codes_before_a_plan_are_part_of_what_a_folder_is_bound_to() -> None:
+    """Folders from when they were those planned there are not gone on with."""
+    of = row_settings(EvalConfig(planner="codes"), {}, "weights", {"inverse": "hash"})["planner"]
+    assert of["codes_before"] == "read" and "codes_before" not in row_settings(EvalConfig(), {}, "weights")["planner"]
 
 
 def test_a_system_without_codes_has_nothing_to_snap_to(tmp_path) -> None:

@@ -193,6 +193,8 @@ def test_the_priors_that_flags_stand_for() -> None:
         ({"world": "simulator", "max_memory_mib": 9}, "--max-memory-mib is of --world learned"),
         ({"world": "simulator", "adapter_snap": True}, "--adapter-snap is of --world learned"),
         ({"planner": "codes", "adapter_snap": False}, "--adapter-snap is of real actions"),
+        ({"planner": "random_shooting", "execute": "mean"}, "--execute mean is of cem, icem and codes, not of random_sh"),
+        ({"planner": "gradient", "execute": "mean"}, "--execute mean is of cem, icem and codes, not of gradient"),
         ({"objective": "state"}, "--world learned has no --objective state"),
         ({"max_memory_mib": 0}, "--max-memory-mib.*0"),
         ({"common_noise": False, "max_batch": 4}, "--no-common-noise.*--max-memory-mib"),

@@ -16,7 +16,16 @@ from colaworld.experiments.study_config import StudyConfig, shown
 from colaworld.experiments.study_kept import same, still_needed
 from colaworld.experiments.study_reads import asked_for, held_to_rollouts
 from colaworld.experiments.study_page import write_study
-from colaworld.experiments.study_results import Study, comparisons_of, pairs_of, reachable, rows_of, summary_of
+from colaworld.experiments.study_measures import models_of
+from colaworld.experiments.study_results import (
+    Study,
+    comparisons_of,
+    pairs_of,
+    planning_drops_of,
+    reachable,
+    rows_of,
+    summary_of,
+)
 
 SETTINGS = {"manifest": "goals", "manifest_sha256": "abc", "mujoco": "3.3.2"}
 
@@ -107,6 +116,14 @@ def test_answers_snapped_to_codes_are_rows_of_their_own(runs, tmp_path):
     ]  # fmt: skip
     assert (line["only_first"], line["only_second"], line["episodes"]) == (3, 0, 8)
     page = write_study(study, tmp_path / "results", []).read_text()
+    own = [each for each in comparisons_of(study) if each["second"] == "cola, cem"]
+    assert [(each["category"], each["only_first"], each["only_second"]) for each in own if each["seed"] == 0] == [
+        ("reach", 0, 0), ("push", 0, 2), ("all", 0, 2)
+    ]  # fmt: skip
+    (drop,) = planning_drops_of(study)  # cola loses two pushes, two_stage a reach and a push
+    assert (drop["second"], drop["goals"], drop["lost_first"]) == ("two_stage", 8, 0.25)
+    assert drop["lost_second"] == 0.125 and drop["more"]["estimate"] == -0.125 and drop["verdict"] == "not shown"
+    assert f"| two_stage | 8 | {25} % | 12 % | -12 % [" in page
     table = page.partition("## CEM, the adapter's answers snapped to codes")[2].partition("## ")[0]
     assert "| cola | 0 | 4/4 | 0/4 |" in table and "| two_stage | 0 | 1/4 | 0/4 |" in table and "random" not in table
     assert (tmp_path / "results" / "cola-s0-cem-snapped_episodes.jsonl").is_file()
@@ -127,6 +144,33 @@ def test_recipes_are_compared_on_the_same_episodes_seed_by_seed_and_over_seeds(r
     lead = np.array([0.5, 0.5, 1, 0.5, 0, 0.5, 0, 0])  # of each goal, its trainings averaged
     assert both["needed"] == instances_needed(lead) or both["shown"]
     assert len(pairs_of(read, "cola", "inverse", "mppi", (0,))) == 2, "those that both have played"
+
+
+def test_the_page_is_of_the_episodes_that_it_counts_though_more_are_played_meanwhile(runs, tmp_path):
+    finish(runs / "plays" / "simulator", 8)
+    study = Study.read(runs, ("cola", "two_stage"), (0, 1))
+    folder, lines = tmp_path / "results", runs / "plays" / "simulator" / "episodes.jsonl"
+    before = lines.read_text()
+    write_study(study, folder, [])
+    assert len((folder / "simulator_episodes.jsonl").read_text().splitlines()) == 8
+    assert (folder / "simulator_summary.json").is_file()
+    lines.write_text(before + before.splitlines()[0].replace('"instance": 0', '"instance": 99') + "\n")
+    write_study(study, folder, [])
+    assert len((folder / "simulator_episodes.jsonl").read_text().splitlines()) == 8, "what the tables are of"
+    write_study(Study.read(runs, ("cola", "two_stage"), (0, 1)), folder, [])
+    assert len((folder / "simulator_episodes.jsonl").read_text().splitlines()) == 9
+    assert not (folder / "simulator_summary.json").exists(), "it is of fewer"
+
+
+def test_where_there_are_no_codes_nothing_is_snapped(runs, tmp_path):
+    evaluated(runs, "real_actions", 0, 0.5)
+    path = runs / "real_actions-s0" / "evaluation.json"
+    report = json.loads(path.read_text())
+    path.write_text(json.dumps(report | {"idm": None, "adapter_codes": None}))
+    evaluated(runs, "cola", 0, 0.5)
+    models = {each["recipe"]: each for each in models_of(Study.read(runs, ("cola", "real_actions"), (0,)))}
+    assert models["real_actions"]["psnr_10_snapped_adapter"] is None and models["real_actions"]["psnr_10_adapter"] > 15
+    assert models["cola"]["psnr_10_snapped_adapter"] == pytest.approx(models["cola"]["psnr_10_idm"] - 1.0)
 
 
 def test_a_recipe_with_fewer_trainings_is_compared_in_those(runs, tmp_path):
