@@ -203,7 +203,8 @@ def load_system(path: str | Path, *, device: str | torch.device = "cpu") -> Cola
     path = located(path)
     described = path / "system.json"
     if not described.is_file():
-        raise FileNotFoundError(f"no system at {path}: {described.name} is missing")
+        lacking = f"{described.name} is missing" if path.is_dir() else "there is no such folder"
+        raise FileNotFoundError(f"no system at {path}: {lacking}")
     try:
         text = json.loads(described.read_text())
     except json.JSONDecodeError as error:

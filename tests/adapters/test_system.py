@@ -104,8 +104,11 @@ def test_saving_again_replaces_the_whole_folder(system, tmp_path):
 
 
 def test_a_missing_system_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere"):
+    with pytest.raises(FileNotFoundError, match="nowhere: there is no such folder"):
         load_system(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="empty: system.json is missing"):
+        load_system(tmp_path / "empty")
 
 
 def test_a_truncated_checkpoint_is_named(system, tmp_path):
