@@ -20,6 +20,7 @@ from colaworld.models.flow import FlowConfig
 from colaworld.models.goal_distance import GoalDistance
 from colaworld.models.imagination import Imagination, given
 from colaworld.models.rollout_model import RolloutConfig, RolloutModel
+from colaworld.models.share import Share
 
 
 def system(preset: str = "nano", *, size: int = 32, **flags):
@@ -180,6 +181,23 @@ def test_a_gripper_in_another_place_costs_though_the_latents_err_alike():
     torch.testing.assert_close(told[0][1], told[1][1])
     torch.testing.assert_close(told[1][0], told[1][1])
     assert told[0][0] > 2 * told[0][1]
+
+
+def test_parts_of_a_batch_roll_out_the_same_window():
+    made = system()
+    model = RolloutModel(made.model(), None, RolloutConfig(horizon=2, gripper=0.0)).train()
+    latents, actions = torch.randn(4, 6, *made.codec.latent_shape), torch.randn(4, 5, 12)
+    for seed in range(5):
+        whole = model.clip_flow_loss(latents, actions, torch.Generator().manual_seed(seed))
+        parts = [
+            model.clip_flow_loss(
+                latents.chunk(2)[part],
+                actions.chunk(2)[part],
+                Share(generator=torch.Generator().manual_seed(seed), part=part, parts=2),
+            )
+            for part in (0, 1)
+        ]
+        torch.testing.assert_close(sum(parts) / 2, whole)
 
 
 def test_clips_with_an_unknown_action_do_not_count():
