@@ -186,7 +186,8 @@ def test_a_gripper_in_another_place_costs_though_the_latents_err_alike():
 def test_parts_of_a_batch_roll_out_the_same_window():
     made = system()
     model = RolloutModel(made.model(), None, RolloutConfig(horizon=2, gripper=0.0)).train()
-    latents, actions = torch.randn(4, 6, *made.codec.latent_shape), torch.randn(4, 5, 12)
+    latents = torch.randn(4, 6, *made.codec.latent_shape)
+    actions = torch.randn(4, 5, made.conditioner.config.latent_action_dim)
     for seed in range(5):
         whole = model.clip_flow_loss(latents, actions, torch.Generator().manual_seed(seed))
         parts = [
