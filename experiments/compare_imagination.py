@@ -31,8 +31,8 @@ def compare_imagination(
     b: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="B")],
     json: Path | None = None,
 ) -> None:
-    """Print means and paired differences, with BCa bootstrap intervals over the clips (of shares of the copy's error: of
-    the ratio).
+    """Print means and paired differences, with BCa bootstrap intervals over the clips; shares of the copy's error have
+    that of a ratio.
 
     Args:
         a: run folder, or evaluation.json.
@@ -75,7 +75,8 @@ def compared(a: Mapping[str, Any], b: Mapping[str, Any], whose: str) -> list[dic
         errors = [np.array(side[source]["next_frame_error"]) for side in (a, b)]
         copy = np.array(a["copy"]["next_frame_error"])
         difference = bootstrap_ratio(errors[0] - errors[1], copy)
-        rows.append(_row(source, "error one step ahead, of the copy's", *(each / copy.mean() for each in errors), difference))
+        shares = [each / copy.mean() for each in errors]
+        rows.append(_row(source, "error one step ahead, of the copy's", *shares, difference))
         for horizon in a[source]["video"]:
             psnr = [np.array(side[source]["video"][horizon]["psnr"]) for side in (a, b)]
             rows.append(_row(source, f"PSNR {horizon} ahead, dB", *psnr, bootstrap_mean(psnr[0] - psnr[1])))

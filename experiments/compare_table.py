@@ -13,6 +13,8 @@ import numpy as np
 
 from colaworld.experiments.compare_runs import Pair
 from colaworld.experiments.intervals import (
+    MCNEMAR,
+    SIGN_FLIPS,
     Interval,
     exact_mcnemar,
     instances_needed,
@@ -21,7 +23,6 @@ from colaworld.experiments.intervals import (
     sign_flip_test,
     wilson,
 )
-from colaworld.experiments.report import MCNEMAR, SIGN_FLIPS
 
 CONFIDENCE = 0.95
 ALPHA = 0.05

@@ -202,7 +202,8 @@ def _below(differences: np.ndarray, copy: np.ndarray, trajectories: np.ndarray) 
 def table(report: dict) -> str:
     """The report as text."""
     lines = [
-        "error on moving pixels of held-out video, relative to copying the last frame [95 % interval over trajectories]",
+        "error on moving pixels of held-out video, relative to copying the last frame "
+        "[95 % interval over trajectories]",
         f"{'variant':<27}{'step':>5}{'below copy':>28}{'below shuffled actions':>30}",
     ]
     for row in report["rows"]:

@@ -11,6 +11,11 @@ from scipy.stats import binom, bootstrap, norm, permutation_test
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
+MCNEMAR, SIGN_FLIPS = "exact McNemar", "sign flips of instances"
+"""What the two paired tests are called."""
+RESAMPLES = 99_999
+"""Sign patterns that a test by sign flips draws where there are more."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
@@ -149,10 +154,6 @@ def paired_difference(only_first: float, only_second: float, pairs: int, confide
         low=float(max(-1.0, centre - half)),
         high=float(min(1.0, centre + half)),
     )
-
-
-RESAMPLES = 99_999
-"""Sign patterns that a test by sign flips draws where there are more."""
 
 
 def sign_flip_test(differences: Sequence[float] | np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -> float:

@@ -14,9 +14,8 @@ from einops import rearrange, repeat
 from PIL import Image, ImageDraw, ImageFont
 
 from colaworld.experiments.goal_episode import Footage
-from colaworld.experiments.intervals import exact_mcnemar, sign_flip_test, wilson
+from colaworld.experiments.intervals import MCNEMAR, SIGN_FLIPS, exact_mcnemar, sign_flip_test, wilson
 
-MCNEMAR, SIGN_FLIPS = "exact McNemar", "sign flips of instances"
 BLANK = 40
 """Grey of a place where there is nothing to show."""
 MARGIN = 92
@@ -186,7 +185,8 @@ def format_results(table: Iterable[Mapping[str, Any]], tests: Iterable[Mapping[s
         for entry in table
     ]
     sentences = [
-        f"{test['category']}: {test['first']} against {test['second']}, {test.get('test', MCNEMAR)} p = {test['p_value']:.3g} "
+        f"{test['category']}: {test['first']} against {test['second']}, {test.get('test', MCNEMAR)} "
+        f"p = {test['p_value']:.3g} "
         f"({test['only_first']} won only by {test['first']}, {test['only_second']} only by {test['second']})"
         for test in tests
     ]

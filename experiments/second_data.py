@@ -285,7 +285,8 @@ def second_data(
             check_fits(folder, system, each)
         at_home, _ = held_out_windows(at_home.episodes, windows)
         record = {"format": FORMAT, "name": name, "recipe": system.info.recipe, "seed": trained_with}
-        record |= {"weights": weights, "settings": settings, "trajectories": held_out_windows(held_out.episodes, windows)[1]}
+        trajectories = held_out_windows(held_out.episodes, windows)[1]
+        record |= {"weights": weights, "settings": settings, "trajectories": trajectories}
         stage = stage_of(adapter_steps, batch_size, run)
         record["stage"] = asdict(stage) if adapter_steps else None
         record["home"] = home_means(run, standards(system, at_home, video))

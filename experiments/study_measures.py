@@ -79,10 +79,9 @@ MEASURES: Mapping[str, Measure] = {
 
 def drops_of(study: Study, *, seed: int = 0) -> list[dict[str, Any]]:
     """By how much more PSNR ten steps on each other recipe loses from the IDM's codes to the adapter's answers than the
-    first does (above 0: the first loses less): trainings that both have averaged, a percentile bootstrap over clips;
-    the verdict is on that the first loses less.
-    For answers that are snapped to codes, as the paper's, for those that plans are made with, and for the first from the
-    codes as they were before the adapter stage, which moves the world model too.
+    first does (above 0: the first loses less), over clips, trainings that both have averaged.
+    For answers that are snapped to codes, as the paper's, for those that plans are made with, and for the first from
+    the codes as they were before the adapter stage, which moves the world model too.
     """
     first, lines = study.recipes[0], []
     for second in study.recipes[1:]:
@@ -94,16 +93,20 @@ def drops_of(study: Study, *, seed: int = 0) -> list[dict[str, Any]]:
             pairs = [b - a for a, b in zip(*sides, strict=True) if a is not None and b is not None]
             if pairs:
                 more = np.mean(pairs, axis=0)
-                drawn = bootstrap(
-                    (more,), np.mean, method="percentile", n_resamples=9999, rng=np.random.default_rng(seed), batch=1000
-                ).confidence_interval
-                interval = Interval(estimate=float(more.mean()), low=float(drawn.low), high=float(drawn.high))
-                verdict = "shown" if interval.low > 0 else "the opposite" if interval.high < 0 else "not shown"
-                lines.append(
-                    {"first": first, "second": second, "measure": name, "trainings": len(pairs), "clips": len(more)}
-                    | {"more": asdict(interval), "verdict": verdict}
-                )
+                told = {"first": first, "second": second, "measure": name, "trainings": len(pairs), "clips": len(more)}
+                lines.append(told | more_lost(more, seed=seed))
     return lines
+
+
+def more_lost(more: np.ndarray, *, seed: int) -> dict[str, Any]:
+    """How much more another recipe loses than the first ``(n,)``, on average with a percentile bootstrap, and the
+    verdict on that the first loses less."""
+    drawn = bootstrap(
+        (more,), np.mean, method="percentile", n_resamples=9999, rng=np.random.default_rng(seed), batch=1000
+    ).confidence_interval
+    interval = Interval(estimate=float(more.mean()), low=float(drawn.low), high=float(drawn.high))
+    verdict = "shown" if interval.low > 0 else "the opposite" if interval.high < 0 else "not shown"
+    return {"more": asdict(interval), "verdict": verdict}
 
 
 def models_of(study: Study) -> list[dict[str, Any]]:

@@ -10,8 +10,7 @@ from typing import Any
 
 from colaworld.envs.whole_file import whole_file
 from colaworld.experiments.episode_log import read_lines, write_json, write_text
-from colaworld.experiments.intervals import RESAMPLES
-from colaworld.experiments.report import SIGN_FLIPS
+from colaworld.experiments.intervals import RESAMPLES, SIGN_FLIPS
 from colaworld.experiments.reproduce_store import rounded
 from colaworld.experiments.study_plots import PICTURES, SHOWN, thinned
 from colaworld.experiments.study_results import (
@@ -143,8 +142,8 @@ def page(summary: Mapping[str, Any], study: Study, *, pictures: Sequence[str]) -
         "On the same episodes. Of one training the test is exact McNemar; of several a goal's trainings are averaged "
         "first and the test flips signs of goals. *Needed*: goals at which it would find such a difference with 80 % "
         "chance, of several trainings by the normal approximation. What another training would give is told by none of "
-        "these tests: they are of the goals. The random policy's row is low by choice too: a goal is in the manifest only "
-        "if ten of its draws fail there (`experiments/goal_instances.py`); the inverse model is the fairer floor.",
+        "these tests: they are of the goals. The random policy's row is low by choice too: a goal is in the manifest "
+        "only if ten of its draws fail there (`experiments/goal_instances.py`); the inverse model is the fairer floor.",
         "",
         *_table(
             (
@@ -164,11 +163,11 @@ def page(summary: Mapping[str, Any], study: Study, *, pictures: Sequence[str]) -
         "## Of what is reachable",
         "",
         "Reachable is what the simulator reached as world model, with the state's own distance as cost. The share is a "
-        f"ratio of rates over the same goals; the bar, {100 * summary['bar']:.1f} %, is met where the whole interval lies "
-        "above it, missed where it lies below. All is of CEM. The row `ceiling` is the simulator with the planners' own "
-        "cost: what it misses of what is reachable is the cost's doing, what the others miss of it the model's, or that of "
-        "what else differs: the simulator searches with the settings that the manifest was frozen with (its "
-        "`yardstick`), and acts from the first step on.",
+        f"ratio of rates over the same goals; the bar, {100 * summary['bar']:.1f} %, is met where the whole interval "
+        "lies above it, missed where it lies below. All is of CEM. The row `ceiling` is the simulator with the "
+        "planners' own cost: what it misses of what is reachable is the cost's doing, what the others miss of it the "
+        "model's, or that of what else differs: the simulator searches with the settings that the manifest was frozen "
+        "with (its `yardstick`), and acts from the first step on.",
         "",
         *_shares(summary["reachable"], "reachable"),
         "### Of the ceiling",
@@ -185,9 +184,10 @@ def page(summary: Mapping[str, Any], study: Study, *, pictures: Sequence[str]) -
             ],
             none="Has not been evaluated.",
         ),
-        "Before the adapter the IDM's codes drive it, or real actions where there are none. The Fréchet distance is on the "
-        "features that each `*_evaluation.json` names. What the adapter costs against what it costs `" + first + "`: how much more PSNR ten steps on is lost from the "
-        "IDM's codes to the adapter's answers, trainings averaged, over clips (above 0: `" + first + "` loses less).",
+        "Before the adapter the IDM's codes drive it, or real actions where there are none. The Fréchet distance is "
+        "on the features that each `*_evaluation.json` names. What the adapter costs against what it costs "
+        f"`{first}`: how much more PSNR ten steps on is lost from the IDM's codes to the adapter's answers, trainings "
+        f"averaged, over clips (above 0: `{first}` loses less).",
         "",
         *_table(
             ("recipe", "answers", "trainings", "clips", "more lost, dB", f"`{first}` loses less"),
@@ -208,7 +208,8 @@ def page(summary: Mapping[str, Any], study: Study, *, pictures: Sequence[str]) -
     ]
     for name in pictures:
         lines += [f"![{SHOWN[name]}]({name})", ""]
-    lines += ["## Commands", "", "`experiments/study.py` runs those of them that are missing.", "", "```sh", *summary["commands"], "```", ""]
+    lines += ["## Commands", "", "`experiments/study.py` runs those of them that are missing.", ""]
+    lines += ["```sh", *summary["commands"], "```", ""]
     return "\n".join(lines)
 
 
@@ -228,7 +229,8 @@ def _planning_drops(found: Sequence[Mapping[str, Any]]) -> list[str]:
         for each in found
     ]
     header = ("recipe", "goals", f"lost by `{first}`", "lost by the recipe", "more lost", f"`{first}` loses less")
-    return ["The same in goals that CEM reaches with answers as they are and not with answers snapped to codes, net.", "", *_table(header, body)]
+    told = "The same in goals that CEM reaches with answers as they are and not with answers snapped to codes, net."
+    return [told, "", *_table(header, body)]
 
 
 def _correlations(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -344,6 +346,7 @@ def _sides(each: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def _compared(each: Mapping[str, Any]) -> tuple[Any, ...]:
+    least = "<= " if each["test"] == SIGN_FLIPS and each["p_value"] <= LEAST_P else ""
     if each["shown"]:
         verdict = "shown"
     elif each["difference"]["estimate"] == 0:
@@ -359,7 +362,7 @@ def _compared(each: Mapping[str, Any]) -> tuple[Any, ...]:
         f"{each['only_first']:g}",
         f"{each['only_second']:g}",
         _interval(each["difference"], sign="+"),
-        f"{each['p_value']:.2g}" if each["test"] != SIGN_FLIPS or each["p_value"] > LEAST_P else f"<= {each['p_value']:.2g}",
+        f"{least}{each['p_value']:.2g}",
         verdict,
     )
 

@@ -1,4 +1,5 @@
-"""A study's pictures: what was watched on held-out clips, and every training's losses; and the lines of logs behind them."""
+"""A study's pictures, of what was watched on held-out clips and of every training's losses, and the lines of logs that
+are kept of these."""
 
 import io
 import json

@@ -21,10 +21,10 @@ from scipy.stats import DegenerateDataWarning, bootstrap
 
 from colaworld.experiments.compare_runs import Pair, Side, pair_up, read_side
 from colaworld.experiments.compare_table import Comparison, comparisons
-from colaworld.experiments.intervals import Interval, bootstrap_mean, wilson
+from colaworld.experiments.intervals import Interval, wilson
 from colaworld.experiments.provenance import distinct, git_revision, versions
 from colaworld.experiments.report import by_category, success_table
-from colaworld.experiments.study_measures import drops_of, models_of
+from colaworld.experiments.study_measures import drops_of, models_of, more_lost
 
 SNAPPED = "cem-snapped"
 PLANNERS = ("cem", "mppi", SNAPPED)
@@ -191,9 +191,7 @@ def comparisons_of(study: Study) -> list[dict[str, Any]]:
         asked += [(first, other, planner) for other in ("inverse", "random")]
         asked += [(recipe, recipe, "cem") for recipe in study.recipes if planner == SNAPPED]
         for one, other, against in asked:
-            by_seed = {
-                seed: pairs_of(study, one, other, planner, (seed,), against=against) for seed in study.seeds
-            }
+            by_seed = {seed: pairs_of(study, one, other, planner, (seed,), against=against) for seed in study.seeds}
             by_seed = {seed: pairs for seed, pairs in by_seed.items() if pairs}
             groups: list[tuple[int | None, list[Pair]]] = list(by_seed.items())
             if len(by_seed) > 1:
@@ -279,8 +277,8 @@ def _against_bar(share: Interval) -> str:
 
 
 def planning_drops_of(study: Study, *, seed: int = 0) -> list[dict[str, Any]]:
-    """What snapping the adapter's answers to codes costs each other recipe in goals beyond what it costs the first, as a
-    share of goals (above 0: the first loses less): trainings averaged, a BCa bootstrap over goals that all have played.
+    """What snapping the adapter's answers to codes costs each other recipe in goals beyond what it costs the first, as
+    a share of goals (above 0: the first loses less): trainings averaged, over goals that all have played.
     """
     lost: dict[str, dict[int, list[float]]] = {}
     for recipe in study.recipes:
@@ -293,10 +291,9 @@ def planning_drops_of(study: Study, *, seed: int = 0) -> list[dict[str, Any]]:
         goals = sorted(lost.get(first, {}).keys() & lost.get(second, {}).keys())
         if len(goals) > 1:
             mine, other = (np.array([np.mean(lost[recipe][goal]) for goal in goals]) for recipe in (first, second))
-            more = bootstrap_mean(other - mine, seed=seed)
-            verdict = "shown" if more.low > 0 else "the opposite" if more.high < 0 else "not shown"
-            said = {"lost_first": float(mine.mean()), "lost_second": float(other.mean()), "more": asdict(more)}
-            lines.append({"first": first, "second": second, "goals": len(goals), **said, "verdict": verdict})
+            said = {"lost_first": float(mine.mean()), "lost_second": float(other.mean())}
+            said |= more_lost(other - mine, seed=seed)
+            lines.append({"first": first, "second": second, "goals": len(goals), **said})
     return lines
 
 

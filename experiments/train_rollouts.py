@@ -6,7 +6,8 @@
 
 Video model, conditioner and adapter learn (``models/rollout_model.py``) by the loop of the adapter stage, under the
 adapter's answers and inverse dynamics' codes in turn; codec and latent action model stay as they are. An adapter that
-sees frames sees the recorded ones here, not those imagined so far as in a plan. What comes out is an ordinary system: ``OUT/system``, whose ``system.json`` says under ``rollouts`` how it was made.
+sees frames sees the recorded ones here, not those imagined so far as in a plan. What comes out is an ordinary system:
+``OUT/system``, whose ``system.json`` says under ``rollouts`` how it was made.
 
 Kill it at any moment and run the same command: it goes on from its last checkpoint (two minutes old at most).
 """
