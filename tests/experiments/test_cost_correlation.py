@@ -103,6 +103,8 @@ def test_planted_costs_get_their_planted_correlations(spot_tasks, spot_world, tm
     right, wrong = (entry(table, "all", cost, "imagined") for cost in ("right", "wrong"))
     assert right["chosen"] == pytest.approx(right["best"], abs=0.003)
     assert right["best"] < right["mean"] < wrong["chosen"]
+    mute = entry(table, "all", "mute", "imagined")
+    assert mute["chosen"] == pytest.approx(mute["mean"]), "what knows nothing chooses no plan, nor the first"
     assert right["model_error"]["estimate"] == pytest.approx(0.0, abs=0.02)
     interval = right["correlation"]
     assert interval["low"] <= interval["estimate"] <= interval["high"] and interval["count"] == 6
